@@ -1,0 +1,85 @@
+"""Batches by position: the same for any number of worker threads, and from any position onwards."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trine.data.pack import TokenStream
+from trine.data.shards import TokenSet
+
+_AHEAD = 2
+"""Batches prepared in advance per worker."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of equal length."""
+
+    tokens: Tensor
+    """int64 [B, T]."""
+    targets: Tensor
+    """int64 [B, T]; -1 is not predicted."""
+    document_ids: Tensor | None
+    """int32 [B, T], -1 padding; None when attention may cross documents and nothing is padded."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`."""
+        ids = self.document_ids
+        return Batch(
+            self.tokens.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+            None if ids is None else ids.to(device, non_blocking=True),
+        )
+
+
+def batches(stream: TokenStream, start: int, rows: int, workers: int) -> Iterator[Batch]:
+    """Endless batches of `rows` sequences, the first beginning with sequence `start`."""
+    if workers == 0:
+        while True:
+            yield make_batch(stream, start, rows)
+            start += rows
+    with ThreadPoolExecutor(workers, thread_name_prefix="trine-loader") as pool:
+        waiting: deque[Future[Batch]] = deque()
+        try:
+            while True:
+                while len(waiting) < workers * _AHEAD:
+                    waiting.append(pool.submit(make_batch, stream, start, rows))
+                    start += rows
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def make_batch(stream: TokenStream, start: int, rows: int) -> Batch:
+    """Sequences start ... start + rows - 1 of the stream."""
+    tokens, targets, ids = zip(*(stream.sequence(start + i) for i in range(rows)), strict=True)
+    return Batch(
+        torch.from_numpy(np.stack(tokens)),
+        torch.from_numpy(np.stack(targets)),
+        torch.from_numpy(np.stack(ids)) if stream.masked else None,
+    )
+
+
+def eval_batches(documents: TokenSet, length: int, rows: int, max_tokens: int, masked: bool) -> Iterator[Batch]:
+    """The first `max_tokens` tokens of a set in stored order, each predicted once; the rest of the last rows is
+    padding (token 0, target -1, document id -1)."""
+    total = min(max_tokens, documents.tokens)
+    stream = TokenStream(documents, length, seed=0, shuffle=False, masked=masked)
+    for start in range(0, -(-total // length), rows):
+        sequences = []
+        for i in range(start, start + rows):
+            tokens, targets, ids = stream.sequence(i)
+            used = max(0, min(length, total - i * length))
+            predicted = max(0, min(length, total - 1 - i * length))
+            tokens[used:], ids[used:], targets[predicted:] = 0, -1, -1
+            sequences.append((tokens, targets, ids))
+        columns = [torch.from_numpy(np.stack(column)) for column in zip(*sequences, strict=True)]
+        yield Batch(*columns)

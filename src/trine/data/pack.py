@@ -1,0 +1,69 @@
+"""From documents to sequences: carry-over packing as a pure function of position.
+
+An epoch is the set's documents in an order drawn from (seed, epoch), laid end to end; epochs follow one
+another without a gap. Sequence i is tokens [i T, i T + T] of that endless stream: T inputs and, shifted by one,
+T targets, so what a sequence cuts off begins the next one and every token is predicted exactly once per epoch.
+Finding sequence i costs a binary search; nothing before it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from trine.data.shards import TokenSet
+from trine.errors import BadInput
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    order: np.ndarray
+    """Document numbers in the order of this epoch."""
+    ends: np.ndarray
+    """Position in the epoch after each of them."""
+
+
+class TokenStream:
+    """The endless stream of one set, by sequence index."""
+
+    def __init__(
+        self, documents: TokenSet, sequence_length: int, seed: int, *, shuffle: bool = True, masked: bool = True
+    ) -> None:
+        """`masked`: targets never cross into the next document. Raises BadInput for an empty set."""
+        if documents.tokens == 0:
+            raise BadInput("the token set is empty: nothing to train on")
+        self.documents, self.length, self.seed = documents, sequence_length, seed
+        self.shuffle, self.masked = shuffle, masked
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+
+    def sequence(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, targets (int64 [T], -1 ignored) and document ids (int32 [T], 0 for the row's first)."""
+        tokens = np.empty(self.length + 1, dtype=np.int64)
+        ids = np.empty(self.length + 1, dtype=np.int32)
+        filled, document, position = 0, 0, index * self.length
+        while filled <= self.length:
+            number, offset = divmod(position, self.documents.tokens)
+            epoch = self._epoch(number)
+            place = int(np.searchsorted(epoch.ends, offset, side="right"))
+            chosen = int(epoch.order[place])
+            begin = offset - int(epoch.ends[place] - self.documents.lengths[chosen])
+            take = min(int(self.documents.lengths[chosen]) - begin, self.length + 1 - filled)
+            tokens[filled : filled + take] = self.documents.read(chosen, begin, begin + take)
+            ids[filled : filled + take] = document
+            filled, document, position = filled + take, document + 1, position + take
+        targets = tokens[1:].copy()
+        if self.masked:
+            targets[ids[1:] != ids[:-1]] = -1
+        return tokens[:-1], targets, ids[:-1]
+
+    def _make_epoch(self, number: int) -> _Epoch:
+        count = self.documents.documents
+        order = np.arange(count)
+        if self.shuffle:
+            key = hashlib.sha256(f"{self.seed}/epoch/{number}".encode()).digest()
+            generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
+            order = generator.permutation(count)
+        return _Epoch(order, np.cumsum(self.documents.lengths[order]))

@@ -1,0 +1,1 @@
+"""A model and batches enter, scores leave. `bits` measures bits per byte."""

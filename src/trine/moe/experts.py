@@ -1,0 +1,93 @@
+"""The routed experts: tokens sorted by expert, one grouped matrix product per projection.
+
+Cost: two gathers of K rows per token each way. Both permutations go backward by gathers too (the inverse
+of a permutation is a gather), so no scatter with accumulation is needed and results are deterministic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_grouped_mm = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
+
+
+class Experts(nn.Module):
+    """E SwiGLU experts stored as transformers stores them: gate rows first, then up rows."""
+
+    def __init__(self, num_experts: int, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * intermediate_size, hidden_size))
+        self.down_proj = nn.Parameter(torch.empty(num_experts, hidden_size, intermediate_size))
+
+    def forward(self, x_ND: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
+        """Sum over the K selected experts of weight times expert output, in x's dtype, [N, D]."""
+        tokens, k = experts_NK.shape
+        order_M = experts_NK.flatten().argsort(stable=True)
+        slot_M = torch.empty_like(order_M)
+        slot_M[order_M] = torch.arange(order_M.numel(), device=order_M.device)
+        counts_E = torch.bincount(experts_NK.flatten(), minlength=self.gate_up_proj.shape[0])
+        sorted_MD = _Dispatch.apply(x_ND, order_M, slot_M, k)
+        gate, up = grouped_linear(sorted_MD, self.gate_up_proj.to(x_ND.dtype), counts_E).chunk(2, dim=-1)
+        weight_M1 = weights_NK.flatten()[order_M].unsqueeze(1).to(x_ND.dtype)
+        hidden = F.silu(gate) * up * weight_M1
+        out_MD = grouped_linear(hidden, self.down_proj.to(x_ND.dtype), counts_E)
+        return _Permute.apply(out_MD, slot_M, order_M).view(tokens, k, -1).sum(1)
+
+
+class _Dispatch(torch.autograd.Function):
+    """Row m of the result is token order[m] // k. Backward: each token gathers its k rows and adds them."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, order_M: Tensor, slot_M: Tensor, k: int) -> Tensor:
+        ctx.save_for_backward(slot_M)
+        ctx.k = k
+        return x_ND[order_M // k]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (slot_M,) = ctx.saved_tensors
+        rows = grads[0][slot_M]
+        return rows.view(-1, ctx.k, rows.shape[-1]).sum(1), None, None, None
+
+
+class _Permute(torch.autograd.Function):
+    """Rows in the order `index`; backward gathers by the inverse permutation."""
+
+    @staticmethod
+    def forward(ctx: Any, x_MD: Tensor, index_M: Tensor, inverse_M: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_M)
+        return x_MD[index_M]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inverse_M,) = ctx.saved_tensors
+        return grads[0][inverse_M], None, None
+
+
+def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    """Rows of x, sorted by expert, times each expert's matrix transposed: [M, O].
+
+    `counts_E` rows belong to each expert in turn and sum to M. torch's grouped product where it applies,
+    else a loop of the same meaning.
+    """
+    if _grouped_mm is not None and _grouped_applies(x_MI, weight_EOI):
+        offsets = counts_E.cumsum(0).to(torch.int32)
+        return _grouped_mm(x_MI, weight_EOI.transpose(1, 2), offs=offsets)
+    return loop_linear(x_MI, weight_EOI, counts_E)
+
+
+def _grouped_applies(x_MI: Tensor, weight_EOI: Tensor) -> bool:
+    """torch's grouped product takes bf16 (on CPU also fp32) with rows of a multiple of 16 bytes."""
+    types = (torch.bfloat16, torch.float32) if x_MI.device.type == "cpu" else (torch.bfloat16,)
+    sizes = weight_EOI.shape[1:]
+    return x_MI.dtype in types and all(size * x_MI.element_size() % 16 == 0 for size in sizes)
+
+
+def loop_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    """The plain form of `grouped_linear`: one product per expert."""
+    parts = x_MI.split(counts_E.tolist())
+    return torch.cat([F.linear(part, weight) for part, weight in zip(parts, weight_EOI, strict=True)])

@@ -1,0 +1,52 @@
+"""A recipe: one YAML file whose sections are the stages, in the order text passes them.
+
+Every verb reads its own section of the same file; `trine run` runs all of them into one run folder.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from trine.config.base import Count, Frozen
+from trine.config.inputs import InputConfig
+from trine.data.config import CorpusConfig, PackConfig, TokenizerConfig
+from trine.model.config import ModelConfig
+from trine.optim.config import OptimConfig
+from trine.train.config import TrainConfig
+
+
+VERB_OPTIONS = ("out", "json", "help", "version", "dry-run", "seed", "dtype")
+"""Options of the verbs that take a config, beside the names of its own keys and inputs."""
+
+
+class SamplesConfig(Frozen):
+    """Text the finished model writes, kept in the run folder and shown in the report."""
+
+    prompts: tuple[str, ...] = ()
+    max_new_tokens: Count = Field(default=80, ge=1)
+    temperature: float = Field(default=0.8, ge=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    seed: Count = Field(default=0, ge=0)
+
+
+class Config(Frozen):
+    """Everything a run needs, in the order data passes."""
+
+    inputs: tuple[InputConfig, ...] = ()
+    corpus: CorpusConfig | None = None
+    tokenizer: TokenizerConfig | None = None
+    pack: PackConfig | None = None
+    model: ModelConfig | None = None
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig | None = None
+    samples: SamplesConfig | None = None
+
+    @model_validator(mode="after")
+    def _inputs_differ(self) -> Config:
+        names = [one.name for one in self.inputs]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two inputs are named '{name}'")
+            if name in VERB_OPTIONS:
+                raise ValueError(f"an input may not be named '{name}': --{name} is an option of trine")
+        return self

@@ -1,0 +1,221 @@
+"""The run: a token folder enters, checkpoints and metrics leave.
+
+Running `fit` again on the same folder goes on from the newest whole checkpoint, bit for bit: parameters,
+optimizer state and balancing state are restored as saved, the batch of a step is a pure function of
+(config, step), and nothing else is remembered.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trine.data.loader import Batch, TokenStream, batches, eval_batches
+from trine.errors import BadInput, TrineError
+from trine.evaluate.bits import bits_per_byte
+from trine.model.afmoe import Afmoe
+from trine.model.config import ModelConfig
+from trine.model.init import init_model
+from trine.optim.config import OptimConfig
+from trine.optim.groups import build_optimizers
+from trine.optim.schedule import lr_factor
+from trine.train.checkpoint import RunState, newest_whole, restore, save_checkpoint, sweep_leftovers
+from trine.train.config import TrainConfig
+from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers
+from trine.train.setup import Plan, deterministic, locked, prepare
+from trine.train.step import StepResult, train_step
+
+
+def fit(
+    model: ModelConfig,
+    optim: OptimConfig,
+    train: TrainConfig,
+    tokens: Path,
+    out: Path,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Train to `train.steps`, or go on where the run in `out` stopped.
+
+    `tokens` is a folder of the pack stage; `out` receives `metrics.jsonl`, `checkpoints/step-N/` and the
+    corpus ledger. Returns step, tokens, loss, bits_per_byte by set, the last checkpoint's folder and the
+    seconds taken. Raises BadInput for data or options that do not fit, TrineError when it cannot go on.
+    """
+    plan = prepare(model, optim, train, tokens)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out), deterministic(train):
+        return Run(plan, out, observer or Unwatched()).loop()
+
+
+class Run:
+    """A run in progress: model, optimizers, position, log."""
+
+    def __init__(self, plan: Plan, out: Path, observer: Observer) -> None:
+        self.plan, self.out, self.observer = plan, out, observer
+        sweep_leftovers(out)
+        self.checkpoint = newest_whole(out, observer.on_event)
+        self.model = Afmoe(plan.model)
+        if self.checkpoint is None:
+            init_model(self.model, plan.train.seed)
+        self.model.to(plan.device).train()
+        self.model.compute_dtype = getattr(torch, plan.train.dtype)
+        self.model.recompute = plan.train.recompute
+        self.optimizers = build_optimizers(self.model, plan.optim)
+        self.state = RunState(0, 0, 0, plan.fingerprint, plan.environment)
+        if self.checkpoint is not None:
+            self.state = self._resume(self.checkpoint)
+        if (plan.tokens / "ledger.json").exists():
+            shutil.copyfile(plan.tokens / "ledger.json", out / "ledger.json")
+        self.log = MetricsLog(out / "metrics.jsonl", self.state.step)
+        self.trackers = open_trackers(plan.train.track, out, self.state.step)
+
+    def loop(self) -> dict[str, Any]:
+        """Every step from where the run stands to the last one."""
+        steps, started, record = self.plan.train.steps, time.monotonic(), {}
+        self.observer.on_start(self._info())
+        stream = self._stream()
+        for step in range(self.state.step + 1, steps + 1):
+            begun = time.monotonic()
+            factor = lr_factor(step, steps, self.plan.optim.schedule)
+            result = self._step(step, stream, factor)
+            record = self._record(step, factor, result, time.monotonic() - begun)
+            if step % self.plan.eval_every == 0 or step == steps:
+                record["bits_per_byte"] = self._evaluate()
+            self._write(record)
+            if step % self.plan.save_every == 0 or step == steps:
+                self._save(step)
+        return self._finish(record, time.monotonic() - started)
+
+    def _resume(self, checkpoint: Path) -> RunState:
+        state = restore(checkpoint, self.model, self.optimizers)
+        if state.fingerprint != self.plan.fingerprint:
+            raise BadInput(
+                f"{checkpoint}: was trained with another config or other tokens; "
+                "name another --out, or run it with the config it began with"
+            )
+        for key, value in self.plan.environment.items():
+            if state.environment.get(key) != value:
+                self.observer.on_event(
+                    f"{key} was {state.environment.get(key)}, is {value}: "
+                    "the run goes on, but not bit-identical to an uninterrupted one"
+                )
+        self.observer.on_event(f"resumed from {checkpoint.name}")
+        return RunState(state.step, state.tokens, state.sequence, state.fingerprint, self.plan.environment)
+
+    def _stream(self) -> Iterator[Batch]:
+        train = self.plan.train
+        stream = TokenStream(
+            self.plan.shards, train.sequence_length, train.seed, document_mask=train.document_mask
+        )
+        return batches(stream, self.state.sequence, train.micro_batch_sequences, train.loader_workers)
+
+    def _step(self, step: int, stream: Iterator[Batch], factor: float) -> StepResult:
+        train = self.plan.train
+        count = train.batch_sequences // train.micro_batch_sequences
+        micro = [next(stream).to(self.plan.device) for _ in range(count)]
+        try:
+            return train_step(self.model, self.optimizers, micro, train, self.plan.optim.clip_norm, factor)
+        except TrineError as error:
+            raise TrineError(
+                f"step {step}: {error}; last checkpoint: {self.checkpoint or 'none yet'}. A lower learning "
+                "rate (optim.muon.lr, optim.adamw.lr) or a longer warmup (optim.schedule.warmup_steps) may help"
+            ) from None
+
+    def _record(self, step: int, factor: float, result: StepResult, seconds: float) -> dict[str, Any]:
+        plan, router = self.plan, result.router
+        tokens = step * plan.tokens_per_step
+        matrices = plan.optim.muon.lr if plan.optim.matrices == "muon" else plan.optim.adamw.lr
+        record: dict[str, Any] = {
+            "step": step,
+            "tokens": tokens,
+            "loss": result.loss,
+            "balance_loss": result.balance_loss,
+            "z_loss": result.z_loss,
+            "lr": matrices * factor,
+            "lr_adamw": plan.optim.adamw.lr * factor,
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": plan.tokens_per_step / seconds,
+            "seconds": seconds,
+            "epoch": tokens / plan.epoch_tokens,
+        }
+        if router:
+            record["max_vio"] = sum(one.max_vio for one in router) / len(router)
+            record["router"] = {
+                "layer": [one.layer for one in router],
+                "max_vio": [one.max_vio for one in router],
+                "entropy": [one.entropy for one in router],
+                "dead": [one.dead for one in router],
+                "bias_spread": [one.bias_spread for one in router],
+            }
+        return record
+
+    def _evaluate(self) -> dict[str, float]:
+        plan, scores = self.plan, {}
+        train = plan.train
+        self.model.eval()
+        for name in plan.eval_sets:
+            rows = eval_batches(
+                plan.shards,
+                name,
+                train.sequence_length,
+                train.micro_batch_sequences,
+                train.eval.max_tokens,
+                document_mask=train.document_mask,
+            )
+            moved = (batch.to(plan.device) for batch in rows)
+            token_bytes = plan.shards.token_bytes.to(plan.device)
+            result = bits_per_byte(self.model, moved, token_bytes, train.loss_chunk_tokens)
+            scores[name] = result.bits_per_byte
+        self.model.train()
+        return scores
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self.log.write(record)
+        self.observer.on_step(record)
+        for tracker in self.trackers:
+            tracker.log(flat_numbers(record), record["step"])
+
+    def _save(self, step: int) -> None:
+        plan = self.plan
+        state = RunState(
+            step=step,
+            tokens=step * plan.tokens_per_step,
+            sequence=step * plan.train.batch_sequences,
+            fingerprint=plan.fingerprint,
+            environment=plan.environment,
+        )
+        self.log.sync()
+        self.checkpoint = save_checkpoint(
+            self.out, self.model, self.optimizers, state, plan.tokens, plan.train.keep_checkpoints
+        )
+
+    def _finish(self, record: dict[str, Any], seconds: float) -> dict[str, Any]:
+        self.log.close()
+        for tracker in self.trackers:
+            tracker.finish()
+        summary = {
+            "step": self.plan.train.steps,
+            "tokens": self.plan.train.steps * self.plan.tokens_per_step,
+            "loss": record.get("loss"),
+            "bits_per_byte": record.get("bits_per_byte"),
+            "checkpoint": str(self.checkpoint),
+            "seconds": seconds,
+        }
+        self.observer.on_end(summary)
+        return summary
+
+    def _info(self) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "step": self.state.step,
+            "steps": plan.train.steps,
+            "tokens_per_step": plan.tokens_per_step,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "sets": list(plan.eval_sets),
+            "out": str(self.out),
+            "environment": plan.environment,
+        }

@@ -1,0 +1,164 @@
+"""A run before its first step: the configs, resolved against the token folder and the machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trine.data.shards import TokenShards
+from trine.errors import BadInput, nearest
+from trine.manifest import MANIFEST, digest_of, read_manifest, sha256_file
+from trine.model.config import ModelConfig
+from trine.optim.config import OptimConfig
+from trine.optim.schedule import check_schedule
+from trine.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do."""
+
+    model: ModelConfig
+    """With `vocab_size` filled in."""
+    optim: OptimConfig
+    train: TrainConfig
+    tokens: Path
+    shards: TokenShards
+    device: torch.device
+    eval_sets: tuple[str, ...]
+    eval_every: int
+    save_every: int
+    fingerprint: str
+    """Digest of the configs and of the token folder's manifest."""
+    environment: dict[str, str]
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.train.batch_sequences * self.train.sequence_length
+
+    @property
+    def epoch_tokens(self) -> int:
+        return self.shards.tokens("train")
+
+
+def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: Path) -> Plan:
+    """Resolve and check everything that can be known before a step. Raises BadInput."""
+    read_manifest(tokens, "tokens")
+    shards = TokenShards(tokens)
+    model = resolve_vocabulary(model, shards.vocab_size)
+    check_schedule(train.steps, optim.schedule)
+    if "train" not in shards.sets:
+        raise BadInput(f"{tokens}: has no set named train (sets: {', '.join(shards.sets) or 'none'})")
+    tenth = max(1, train.steps // 10)
+    return Plan(
+        model=model,
+        optim=optim,
+        train=train,
+        tokens=tokens,
+        shards=shards,
+        device=_device(train.device),
+        eval_sets=_eval_sets(train.eval.sets, shards, tokens),
+        eval_every=train.eval.every_steps or tenth,
+        save_every=train.checkpoint_every_steps or tenth,
+        fingerprint=_fingerprint(model, optim, train, tokens),
+        environment=_environment(train),
+    )
+
+
+def resolve_vocabulary(model: ModelConfig, tokenizer_size: int) -> ModelConfig:
+    """`model` with `vocab_size` set: the given one, or the tokenizer's rounded up to a multiple of 64."""
+    if model.vocab_size is None:
+        return model.model_copy(update={"vocab_size": -(-tokenizer_size // 64) * 64})
+    if model.vocab_size < tokenizer_size:
+        raise BadInput(
+            f"model.vocab_size {model.vocab_size} is below the tokenizer's {tokenizer_size} tokens; "
+            "leave it out to have it chosen"
+        )
+    return model
+
+
+def _eval_sets(wanted: tuple[str, ...] | None, shards: TokenShards, tokens: Path) -> tuple[str, ...]:
+    if wanted is None:
+        return tuple(name for name in shards.sets if name != "train")
+    for name in wanted:
+        if name not in shards.sets:
+            known = ", ".join(shards.sets)
+            raise BadInput(
+                f"train.eval.sets names '{name}', which {tokens} does not hold "
+                f"(it holds {known}){nearest(name, shards.sets)}"
+            )
+    return wanted
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("train.device is cuda, but torch sees no CUDA device; use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+_NO_EFFECT = {"device", "keep_checkpoints", "loader_workers", "tokens", "track", "checkpoint_every_steps"}
+"""Fields of TrainConfig that move no number of the run."""
+
+
+def _fingerprint(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: Path) -> str:
+    return digest_of(
+        {
+            "model": model.model_dump(mode="json"),
+            "optim": optim.model_dump(mode="json"),
+            "train": train.model_dump(mode="json", exclude=_NO_EFFECT),
+            "tokens": sha256_file(tokens / MANIFEST),
+        }
+    )
+
+
+def _environment(train: TrainConfig) -> dict[str, str]:
+    device = _device(train.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": f"{device.type} {name or platform.machine()}".strip(),
+        "threads": str(threads(train)),
+    }
+
+
+def threads(train: TrainConfig) -> int:
+    """CPU threads of the run: as configured, or one per core this process may use."""
+    return train.threads or len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def deterministic(train: TrainConfig) -> Iterator[None]:
+    """Torch set up so that the same run gives the same bits; the former settings come back afterwards."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads(train))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run folder: a second process that trains into it is refused, a dead one's lock is void."""
+    with (run / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{run}: another process is training into this folder") from None
+        yield

@@ -1,0 +1,91 @@
+"""One optimizer step: micro-batches in, updated parameters and what happened out. No files, no ranks.
+
+Gradients accumulate over the micro-batches with one normaliser for the whole global batch, so any split
+into micro-batches computes the same sum; expert counts accumulate the same way and the selection bias
+moves once, after the last micro-batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from trine.data.loader import Batch
+from trine.errors import TrineError
+from trine.moe.stats import LayerHealth, StepStats
+from trine.optim.groups import clip_gradients
+from trine.train.config import TrainConfig
+from trine.train.loss import chunked_cross_entropy
+
+if TYPE_CHECKING:
+    from trine.model.afmoe import Afmoe
+    from trine.optim.groups import Optimizers
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Means over the global batch, in nats per predicted token; `grad_norm` is taken before clipping."""
+
+    loss: float
+    """Cross-entropy alone."""
+    balance_loss: float
+    """Sequence-wise balance loss, mean over layers, before its coefficient."""
+    z_loss: float
+    """Mean squared log-normaliser, before its coefficient."""
+    grad_norm: float
+    router: list[LayerHealth]
+
+
+def train_step(
+    model: Afmoe,
+    optimizers: Optimizers,
+    micro_batches: Sequence[Batch],
+    config: TrainConfig,
+    clip_norm: float | None,
+    lr_factor: float,
+) -> StepResult:
+    """Forward, backward, clip, update, balance.
+
+    Raises TrineError before anything is updated when the loss or the gradient norm is not finite.
+    """
+    targets = sum(int((batch.targets >= 0).sum()) for batch in micro_batches)
+    rows = sum(batch.tokens.shape[0] for batch in micro_batches)
+    stats = StepStats()
+    ce_sum, z_sum, balance_sum = 0.0, 0.0, 0.0
+    optimizers.zero_grad()
+    for batch in micro_batches:
+        hidden, layer_stats = model.hidden(batch.tokens, batch.document_ids)
+        loss, ce, z = chunked_cross_entropy(
+            hidden.flatten(0, 1),
+            model.output_weight,
+            batch.targets.flatten(),
+            chunk=config.loss_chunk_tokens,
+            z_loss=config.z_loss,
+            normalizer=float(max(targets, 1)),
+        )
+        share = batch.tokens.shape[0] / rows
+        if layer_stats and config.balance.sequence_loss:
+            balance = torch.stack([one.balance_loss for one in layer_stats])
+            loss = loss + config.balance.sequence_loss * share * balance.sum()
+            balance_sum += share * float(balance.detach().mean())
+        loss.backward()
+        ce_sum += float(ce)
+        z_sum += float(z)
+        stats.add(layer_stats)
+    grad_norm = float(clip_gradients(model.parameters(), clip_norm))
+    result = StepResult(
+        loss=ce_sum / max(targets, 1),
+        balance_loss=balance_sum,
+        z_loss=z_sum / max(targets, 1),
+        grad_norm=grad_norm,
+        router=stats.health(model),
+    )
+    if not (math.isfinite(result.loss) and math.isfinite(grad_norm)):
+        raise TrineError(f"loss {result.loss}, gradient norm {grad_norm}: not finite, nothing was updated")
+    optimizers.step(lr_factor)
+    model.update_expert_bias(stats.counts, config.balance)
+    return result
