@@ -1,6 +1,6 @@
 """Text enters, batches of tokens leave.
 
-`pipeline` builds the corpus (Parquet + ledger) and packs it, `tokenizer` trains the byte-level BPE, `shards`
-is the token format on disk, `pack` cuts the stream into sequences, `loader` makes batches. Only `shards`,
-`pack` and `loader` are needed for training; they import torch and numpy alone.
+`corpus` reads sources into Parquet and a ledger, `tokenizer` trains the byte-level BPE, `packing` writes token
+shards, `shards` is their format on disk, `pack` cuts the stream into sequences, `loader` makes batches. Training
+needs `shards`, `pack` and `loader` alone, which import torch and numpy.
 """

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from trine.errors import BadInput, TrineError
 from trine.manifest import publish, remove_stale, verify
-from trine.model.hf import copy_tokenizer, write_config
+from trine.model.hf_config import copy_tokenizer, write_config
 
 if TYPE_CHECKING:
     from trine.model.afmoe import Afmoe

@@ -26,7 +26,7 @@ from trine.optim.groups import build_optimizers
 from trine.optim.schedule import lr_factor
 from trine.train.checkpoint import RunState, newest_whole, restore, save_checkpoint, sweep_leftovers
 from trine.train.config import TrainConfig
-from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers
+from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers, read_metrics
 from trine.train.setup import Plan, deterministic, locked, prepare
 from trine.train.step import StepResult, train_step
 
@@ -108,9 +108,8 @@ class Run:
 
     def _stream(self) -> Iterator[Batch]:
         train = self.plan.train
-        stream = TokenStream(
-            self.plan.shards, train.sequence_length, train.seed, document_mask=train.document_mask
-        )
+        documents = self.plan.shards.sets["train"]
+        stream = TokenStream(documents, train.sequence_length, train.seed, masked=train.document_mask)
         return batches(stream, self.state.sequence, train.micro_batch_sequences, train.loader_workers)
 
     def _step(self, step: int, stream: Iterator[Batch], factor: float) -> StepResult:
@@ -159,12 +158,11 @@ class Run:
         self.model.eval()
         for name in plan.eval_sets:
             rows = eval_batches(
-                plan.shards,
-                name,
+                plan.shards.sets[name],
                 train.sequence_length,
                 train.micro_batch_sequences,
                 train.eval.max_tokens,
-                document_mask=train.document_mask,
+                train.document_mask,
             )
             moved = (batch.to(plan.device) for batch in rows)
             token_bytes = plan.shards.token_bytes.to(plan.device)
@@ -190,18 +188,19 @@ class Run:
         )
         self.log.sync()
         self.checkpoint = save_checkpoint(
-            self.out, self.model, self.optimizers, state, plan.tokens, plan.train.keep_checkpoints
+            self.out, self.model, self.optimizers, state, plan.tokens / "tokenizer", plan.train.keep_checkpoints
         )
 
     def _finish(self, record: dict[str, Any], seconds: float) -> dict[str, Any]:
         self.log.close()
+        last = record or next(iter(read_metrics(self.out / "metrics.jsonl")[-1:]), {})
         for tracker in self.trackers:
             tracker.finish()
         summary = {
             "step": self.plan.train.steps,
             "tokens": self.plan.train.steps * self.plan.tokens_per_step,
-            "loss": record.get("loss"),
-            "bits_per_byte": record.get("bits_per_byte"),
+            "loss": last.get("loss"),
+            "bits_per_byte": last.get("bits_per_byte"),
             "checkpoint": str(self.checkpoint),
             "seconds": seconds,
         }

@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def epoch_tokens(self) -> int:
-        return self.shards.tokens("train")
+        return self.shards.sets["train"].tokens
 
 
 def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: Path) -> Plan:

@@ -82,10 +82,15 @@ def train_step(
         balance_loss=balance_sum,
         z_loss=z_sum / max(targets, 1),
         grad_norm=grad_norm,
-        router=stats.health(model),
+        router=_health(model, stats),
     )
     if not (math.isfinite(result.loss) and math.isfinite(grad_norm)):
         raise TrineError(f"loss {result.loss}, gradient norm {grad_norm}: not finite, nothing was updated")
     optimizers.step(lr_factor)
     model.update_expert_bias(stats.counts, config.balance)
     return result
+
+
+def _health(model: Afmoe, stats: StepStats) -> list[LayerHealth]:
+    moe = model.moe_layers()
+    return stats.health(list(moe), [mlp.expert_bias for mlp in moe.values()])

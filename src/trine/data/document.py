@@ -1,0 +1,37 @@
+"""The one record of the text stages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and where it came from."""
+
+    text: str
+    path: str
+    """File, with `:line` or `#row` where a file holds several documents."""
+
+    def digest(self) -> bytes:
+        """SHA-256 of the text as UTF-8."""
+        return hashlib.sha256(self.text.encode()).digest()
+
+
+def cut(document: Document, max_bytes: int) -> Iterator[Document]:
+    """`document` in pieces of at most `max_bytes` bytes of UTF-8, cut after a line end where there is one."""
+    data = document.text.encode()
+    if len(data) <= max_bytes:
+        yield document
+        return
+    begin = 0
+    while begin < len(data):
+        end = begin + max_bytes
+        if end < len(data):
+            while data[end] & 0xC0 == 0x80:
+                end -= 1
+            end = data.rfind(b"\n", begin, end) + 1 or end
+        yield Document(data[begin:end].decode(), f"{document.path}@{begin}")
+        begin = end

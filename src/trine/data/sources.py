@@ -1,0 +1,260 @@
+"""Files in, documents out: plain text, JSONL and Parquet, as they are or in gzip or Zstandard.
+
+Files stream: memory holds one document, or one Parquet batch. Everything wrong with a file is a `BadFile` that
+names it and, where there is one, the line or row.
+"""
+
+from __future__ import annotations
+
+import codecs
+import fnmatch
+import glob
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from trine.data.clean import strip_gutenberg
+from trine.data.config import SourceConfig
+from trine.data.document import Document
+from trine.errors import BadInput
+
+TEXT, JSONL, PARQUET = (".txt", ".md"), (".jsonl",), (".parquet",)
+_MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".parquet": b"PAR1"}
+_LINE_BYTES = 1 << 28
+_PIECE_BYTES = 1 << 20
+_BATCH_ROWS = 256
+
+
+class BadFile(BadInput):
+    """One file cannot be used."""
+
+
+def list_files(source: SourceConfig) -> list[Path]:
+    """The files of a source in the order of their names. Raises BadInput when there are none."""
+    given = Path(source.path).expanduser()
+    if given.is_dir():
+        found = [Path(folder) / name for folder, _, names in os.walk(given, followlinks=False) for name in names]
+        chosen = [p for p in found if _wanted(source, p.relative_to(given)) and not p.name.startswith(".")]
+        files = [p for p in chosen if kind_of(p)]
+        if not files:
+            held = f"; it holds {len(found)} other files, such as {sorted(found)[0].name}" if found else " (it is empty)"
+            raise BadInput(f"{given}: source '{source.name}' has no .txt, .md, .jsonl or .parquet file in it{held}")
+    elif given.exists() or given.is_symlink():
+        files = [given]
+    elif glob.has_magic(source.path):
+        files = [Path(p) for p in glob.glob(str(given), recursive=True) if not Path(p).is_dir()]
+        files = [p for p in files if _wanted(source, Path(p.name))]
+        if not files:
+            raise BadInput(f"{source.path}: source '{source.name}': the pattern matches no file")
+    else:
+        raise BadInput(f"{given}: source '{source.name}': no such file or folder")
+    return sorted(files, key=str)
+
+
+def _wanted(source: SourceConfig, path: Path) -> bool:
+    def matches(patterns: Iterable[str]) -> bool:
+        return any(fnmatch.fnmatch(path.as_posix(), one) or fnmatch.fnmatch(path.name, one) for one in patterns)
+
+    return matches(source.include) and not matches(source.exclude)
+
+
+def kind_of(path: Path) -> tuple[str, str] | None:
+    """(format ending, compression ending or ""), or None for an ending that is not read."""
+    packed = path.suffix.lower() if path.suffix.lower() in (".gz", ".zst") else ""
+    ending = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
+    if ending in (*TEXT, *JSONL) or (ending in PARQUET and not packed):
+        return ending, packed
+    return None
+
+
+def inspect(path: Path) -> None:
+    """Raise BadFile for what can be seen without reading the file through."""
+    kind = kind_of(path)
+    if kind is None:
+        raise BadFile(f"{path}: ends in '{path.suffix}'; expected .txt .md .jsonl (also .gz, .zst) or .parquet")
+    try:
+        if not path.is_file():
+            what = "a broken link" if not path.exists() else "not a regular file"
+            raise BadFile(f"{path}: is {what}")
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise BadFile(f"{path}: cannot be read ({error.strerror})") from None
+    if not head:
+        raise BadFile(f"{path}: is empty")
+    magic = _MAGIC.get(kind[1] or kind[0], b"")
+    if not head.startswith(magic):
+        raise BadFile(f"{path}: does not begin as a {kind[1] or kind[0]} file does; is it another format?")
+
+
+def read_documents(source: SourceConfig, path: Path) -> Iterator[Document]:
+    """Every document of one file. Raises BadFile."""
+    inspect(path)
+    ending, packed = kind_of(path) or ("", "")
+    try:
+        if ending in PARQUET:
+            yield from _parquet(source, path)
+            return
+        with _open(path, packed) as stream:
+            yield from (_jsonl if ending in JSONL else _text)(source, path, stream)
+    except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
+        raise BadFile(f"{path}: the compressed data is damaged or cut ({error})") from None
+    except (pa.ArrowException, OSError) as error:
+        text = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise BadFile(f"{path}: cannot be read ({text})") from None
+
+
+def _open(path: Path, packed: str) -> IO[bytes]:
+    match packed:
+        case ".gz":
+            return gzip.open(path, "rb")
+        case ".zst":
+            return io.BufferedReader(_WholeZstd(path))
+    return path.open("rb")
+
+
+class _WholeZstd(io.RawIOBase):
+    """All frames of a .zst file; a frame that ends early is an error, as it is for gzip."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._begun, self._ready = False, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            data = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._begun = zstandard.ZstdDecompressor().decompressobj(), False
+            data = data or self._file.read(_PIECE_BYTES)
+            if not data and self._begun:
+                raise EOFError("the last frame is not complete")
+            if not data:
+                return 0
+            self._ready, self._begun = self._frame.decompress(data), True
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+
+def _lines(path: Path, stream: IO[bytes], limit: int) -> Iterator[tuple[int, str]]:
+    """(line number, text with its line end); a line longer than `limit` bytes comes in pieces."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    number, first = 1, True
+    while raw := stream.readline(limit):
+        if first and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise BadFile(f"{path}:1: is UTF-16; expected UTF-8 text")
+        first = False
+        try:
+            text = decoder.decode(raw, final=raw.endswith(b"\n"))
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise BadFile(f"{path}:{number}: byte 0x{byte:02x} is not UTF-8; expected UTF-8 text") from None
+        if "\0" in text:
+            raise BadFile(f"{path}:{number}: holds a NUL byte, so this is binary data; expected text")
+        yield number, text.replace("\r\n", "\n")
+        number += raw.endswith(b"\n")
+    if decoder.getstate()[0]:
+        raise BadFile(f"{path}:{number}: ends inside a character; expected UTF-8 text")
+
+
+def _text(source: SourceConfig, path: Path, stream: IO[bytes]) -> Iterator[Document]:
+    numbered = _lines(path, stream, _PIECE_BYTES)
+    found = False
+    if source.documents == "line":
+        for number, line in numbered:
+            if line.strip():
+                found = True
+                yield Document(line.rstrip("\n"), f"{path}:{number}")
+    else:
+        lines = (line for _, line in numbered)
+        if source.strip == "gutenberg":
+            lines = strip_gutenberg(lines)
+        for number, text in enumerate(_gathered(lines)):
+            if text.strip():
+                found = True
+                yield Document(text.strip("\n") + "\n", f"{path}@part{number}" if number else str(path))
+    if not found:
+        raise BadFile(f"{path}: holds no text")
+
+
+def _gathered(lines: Iterable[str]) -> Iterator[str]:
+    """Lines joined to texts of at most about 64 MiB, so that no file is in memory whole."""
+    pieces: list[str] = []
+    size = 0
+    for line in lines:
+        pieces.append(line)
+        size += len(line)
+        if size >= 1 << 26:
+            yield "".join(pieces)
+            pieces, size = [], 0
+    yield "".join(pieces)
+
+
+def _jsonl(source: SourceConfig, path: Path, stream: IO[bytes]) -> Iterator[Document]:
+    found = False
+    for number, line in _lines(path, stream, _LINE_BYTES):
+        if not line.strip():
+            continue
+        found = True
+        where = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+        except RecursionError:
+            raise BadFile(f"{where}: is nested too deeply") from None
+        except ValueError as error:
+            raise BadFile(f"{where}: not a JSON object ({error})") from None
+        if not isinstance(record, dict):
+            raise BadFile(f"{where}: is a JSON {type(record).__name__}, expected an object with '{source.text_field}'")
+        if source.text_field not in record:
+            keys = ", ".join(list(record)[:8]) or "none"
+            raise BadFile(f"{where}: has no key '{source.text_field}' (keys: {keys}); set text_field")
+        yield Document(_checked(record[source.text_field], where, source), where)
+    if not found:
+        raise BadFile(f"{path}: holds no line")
+
+
+def _checked(text: Any, where: str, source: SourceConfig) -> str:
+    if not isinstance(text, str):
+        raise BadFile(f"{where}: '{source.text_field}' is {type(text).__name__}, expected text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadFile(f"{where}: '{source.text_field}' holds half of a surrogate pair, which is no text") from None
+    return text
+
+
+def _parquet(source: SourceConfig, path: Path) -> Iterator[Document]:
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    if source.text_field not in schema.names:
+        names = ", ".join(schema.names[:12])
+        raise BadFile(f"{path}: has no column '{source.text_field}' (columns: {names}); set text_field")
+    kind = schema.field(source.text_field).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise BadFile(f"{path}: column '{source.text_field}' is {kind}, expected string")
+    if file.metadata.num_rows == 0:
+        raise BadFile(f"{path}: holds no row")
+    row = 0
+    for batch in file.iter_batches(_BATCH_ROWS, columns=[source.text_field]):
+        for text in batch.column(0).to_pylist():
+            if text is None:
+                raise BadFile(f"{path}#{row}: '{source.text_field}' is null, expected text")
+            yield Document(text, f"{path}#{row}")
+            row += 1

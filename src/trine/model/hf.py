@@ -1,0 +1,186 @@
+"""Hugging Face folders in and out: the per-expert layout of the Hub and transformers' stacked one.
+
+Reading takes either layout; writing gives the Hub's. Tensors pass one at a time, so memory holds the model (when
+there is one) and one shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trine.errors import BadInput, CheckFailed, nearest
+from trine.manifest import publish
+from trine.model.afmoe import Afmoe
+from trine.model.config import ModelConfig
+from trine.model.hf_config import copy_tokenizer, read_config, stored_dtype, write_config
+from trine.model.init import init_tensor
+from trine.progress import Progress, silent
+from trine.weights.names import Part, hub_parts
+from trine.weights.reader import TensorReader
+from trine.weights.writer import TensorWriter
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PARITY_TOLERANCE = 1e-5
+_BIAS = ".mlp.expert_bias"
+_MOMENTUM = ".mlp.bias_momentum"
+
+
+def load_model(path: str | Path, dtype: str = "float32", device: str | torch.device = "cpu") -> Afmoe:
+    """The model in a Hugging Face folder, in eval mode.
+
+    Needs config.json and safetensors, in either layout; `dtype` is float32, bfloat16, float16 or auto (as the
+    folder says), selection biases stay fp32. Raises BadInput for a folder that is damaged, unsafe or of another
+    architecture, naming the file and the tensor.
+    """
+    folder = Path(path)
+    config, reader = read_config(folder), TensorReader(folder)
+    wanted = as_dtype(stored_dtype(folder) if dtype == "auto" else dtype)
+    with torch.device("meta"):
+        model = Afmoe(config).to(wanted)
+    model.to_empty(device=device)
+    for moe in model.moe_layers().values():
+        moe.expert_bias = torch.zeros(config.num_experts, device=device)
+        moe.bias_momentum = torch.zeros(config.num_experts, device=device)
+    _fill(model, reader)
+    return model.eval()
+
+
+def as_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a config's word. Raises BadInput."""
+    if name not in DTYPES:
+        raise BadInput(f"dtype '{name}' is not one of {', '.join(DTYPES)}, auto{nearest(name, DTYPES)}")
+    return DTYPES[name]
+
+
+@torch.no_grad()
+def _fill(model: Afmoe, reader: TensorReader) -> None:
+    unread = {name for name in reader.tensors if not name.endswith(("rotary_emb.inv_freq", ".tokens_per_expert"))}
+    for name, target in _named_tensors(model):
+        for part in _stored_parts(name, tuple(target.shape), reader):
+            stored = reader.tensors[part.name]
+            if stored.shape != part.shape:
+                raise BadInput(
+                    f"{stored.file}: '{part.name}' has shape {list(stored.shape)}, config.json says {list(part.shape)}"
+                )
+            target[part.index].copy_(reader.read(part.name))
+            unread.discard(part.name)
+    if "lm_head.weight" in unread and model.config.tie_word_embeddings:
+        unread.discard("lm_head.weight")
+        if not torch.equal(reader.read("lm_head.weight").to(model.output_weight), model.output_weight):
+            raise BadInput(f"{reader.folder}: tie_word_embeddings is true, but lm_head differs from the embedding")
+    if unread:
+        extra = sorted(unread)
+        raise BadInput(f"{reader.folder}: holds {len(extra)} tensors this model has no place for, first '{extra[0]}'")
+
+
+def _named_tensors(model: Afmoe) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and selection biases: what a folder stores."""
+    yield from model.named_parameters()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name.endswith(_BIAS))
+
+
+def _stored_parts(name: str, shape: tuple[int, ...], reader: TensorReader) -> list[Part]:
+    if name in reader.tensors:
+        return [Part(name, shape, ())]
+    parts = hub_parts(name, shape)
+    for part in parts:
+        if part.name not in reader.tensors:
+            close = nearest(part.name, reader.tensors)
+            raise BadInput(f"{reader.folder}: tensor '{part.name}' is missing{close}")
+    return parts
+
+
+def save_model(model: Afmoe, path: str | Path, tokenizer: Path | None = None) -> None:
+    """Publish `model` as a Hugging Face folder in the Hub layout, parameters in the type they have.
+
+    Raises BadInput when `path` exists.
+    """
+    dtype = next(name for name, one in DTYPES.items() if one == model.model.embed_tokens.weight.dtype)
+    with publish(Path(path), "model") as folder:
+        with TensorWriter(folder) as writer:
+            for name, tensor in _named_tensors(model):
+                for part in hub_parts(name, tuple(tensor.shape)):
+                    writer.add(part.name, tensor[part.index])
+        _write_small_files(model.config, folder, dtype, tokenizer)
+
+
+def export_folder(source: Path, out: Path, dtype: str = "float32", progress: Progress = silent) -> None:
+    """Publish the model in `source` (either layout) as a Hub-layout folder `out`, streamed; biases stay fp32."""
+    config, reader, wanted = read_config(source), TensorReader(source), as_dtype(dtype)
+    with publish(out, "model") as folder:
+        with TensorWriter(folder) as writer:
+            for done, name in enumerate(reader.tensors):
+                progress(done, len(reader.tensors), "export: tensors")
+                if name.endswith(_MOMENTUM):
+                    continue
+                tensor = reader.read(name)
+                kind = torch.float32 if name.endswith(_BIAS) else wanted
+                for part in hub_parts(name, tuple(tensor.shape)):
+                    writer.add(part.name, tensor[part.index].to(kind, copy=True))
+        _write_small_files(config, folder, dtype, source)
+
+
+def init_folder(config: ModelConfig, out: Path, seed: int = 0, dtype: str = "float32", progress: Progress = silent) -> None:
+    """Publish a randomly initialised model as a Hub-layout folder, streamed: a size never in memory whole."""
+    wanted = as_dtype(dtype)
+    with torch.device("meta"):
+        named = [(name, tuple(tensor.shape)) for name, tensor in _named_tensors(Afmoe(config))]
+    with publish(out, "model", {"seed": seed}) as folder:
+        with TensorWriter(folder) as writer:
+            for done, (name, shape) in enumerate(named):
+                progress(done, len(named), "init: tensors")
+                kind = torch.float32 if name.endswith(_BIAS) else wanted
+                for part in hub_parts(name, shape):
+                    writer.add(part.name, init_tensor(part.name, part.shape, config, seed).to(kind))
+        _write_small_files(config, folder, dtype, None)
+
+
+def _write_small_files(config: ModelConfig, folder: Path, dtype: str, tokenizer: Path | None) -> None:
+    write_config(config, folder, dtype, tokenizer)
+    if tokenizer is not None:
+        copy_tokenizer(tokenizer, folder)
+
+
+@torch.no_grad()
+def check_parity(folder: Path, tokens: Tensor | None = None) -> dict[str, Any]:
+    """Load `folder` in transformers and in trine, both fp32 on the CPU, and compare the logits of `tokens`.
+
+    `tokens` int64 [B, T]; default: 2 x 256 drawn at random. The figure is max |a - b| / max |b|, b being
+    transformers'. Returns the record of parity.json; `require_parity` turns a no into an error.
+    """
+    import transformers
+
+    model = load_model(folder)
+    if tokens is None:
+        length = min(256, model.config.max_position_embeddings)
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(0, model.output_weight.shape[0], (2, length), generator=generator)
+    ours = model(tokens)
+    del model
+    peer = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    ).eval()
+    theirs = peer(input_ids=tokens, use_cache=False).logits
+    difference = float((ours - theirs).abs().max() / theirs.abs().max())
+    return {
+        "passed": difference <= PARITY_TOLERANCE,
+        "max_relative_logit_difference": difference,
+        "tolerance": PARITY_TOLERANCE,
+        "tokens": tokens.numel(),
+        "parameters": sum(p.numel() for p in peer.parameters()),
+        "transformers": transformers.__version__,
+    }
+
+
+def require_parity(record: dict[str, Any], folder: Path) -> None:
+    """Raise CheckFailed when a parity record says no."""
+    if not record["passed"]:
+        raise CheckFailed(
+            f"{folder}: logits differ from transformers {record['transformers']} by "
+            f"{record['max_relative_logit_difference']:.2e} relative, tolerance {record['tolerance']:.0e}"
+        )

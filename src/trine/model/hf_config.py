@@ -1,0 +1,147 @@
+"""The small files of a Hugging Face folder: config.json both ways, generation config, tokenizer files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trine.errors import BadInput
+from trine.model.config import ModelConfig
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+_ABSENT: dict[str, Any] = {
+    "vocab_size": 200192,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 1408,
+    "num_hidden_layers": 32,
+    "num_dense_layers": 1,
+    "num_attention_heads": 16,
+    "head_dim": 128,
+    "num_experts": 64,
+    "num_experts_per_tok": 6,
+    "num_shared_experts": 2,
+    "route_scale": 1.0,
+    "sliding_window": 1024,
+    "global_attn_every_n_layers": 4,
+    "rms_norm_eps": 1e-5,
+    "mup_enabled": False,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 16384,
+}
+"""What transformers' AfmoeConfig takes for a key that config.json leaves out."""
+_FIXED: dict[str, Any] = {
+    "hidden_act": "silu",
+    "score_func": "sigmoid",
+    "route_norm": True,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_expert_groups": 1,
+    "num_limited_groups": 1,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "rope_scaling": None,
+    "quantization_config": None,
+}
+"""Keys whose other values this model does not compute."""
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The shape in `folder`/config.json. Raises BadInput for another architecture or an unsupported value."""
+    path = folder / "config.json"
+    values = _read_json(path)
+    if values.get("model_type") != "afmoe":
+        raise BadInput(f"{path}: model_type is {values.get('model_type')!r}, expected 'afmoe'")
+    for key, expected in _FIXED.items():
+        if values.get(key, expected) != expected:
+            raise BadInput(f"{path}: {key} is {values[key]!r}; only {expected!r} is supported")
+    rope = values.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise BadInput(f"{path}: rope_parameters.rope_type is {rope['rope_type']!r}; only 'default' is supported")
+    shape = {key: values[key] if values.get(key) is not None else absent for key, absent in _ABSENT.items()}
+    shape["num_key_value_heads"] = values.get("num_key_value_heads") or shape["num_attention_heads"]
+    shape["rope_theta"] = float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0)
+    shape["route_scale"] = float(shape["route_scale"])
+    if values.get("layer_types") is not None:
+        shape["layer_types"] = tuple(values["layer_types"])
+    try:
+        return ModelConfig(**shape)
+    except (ValidationError, TypeError) as error:
+        raise BadInput(f"{path}: {_first(error)}") from None
+
+
+def _first(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    one = error.errors()[0]
+    return f"{'.'.join(map(str, one['loc']))}: {one['msg']} (got {one['input']!r:.60})".lstrip(": ")
+
+
+def stored_dtype(folder: Path) -> str:
+    """`dtype` of config.json (`torch_dtype` in older ones); float32 when it is not given."""
+    values = _read_json(folder / "config.json")
+    return str(values.get("dtype") or values.get("torch_dtype") or "float32")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: missing; expected a Hugging Face model folder") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: holds no mapping of keys")
+    return values
+
+
+def write_config(config: ModelConfig, folder: Path, dtype: str, tokenizer: Path | None) -> None:
+    """Write config.json and generation_config.json; token ids of text begin and end come from `tokenizer`."""
+    shape = config.model_dump(mode="json", exclude={"preset", "rope_theta", "layer_types"})
+    values = {
+        "architectures": ["AfmoeForCausalLM"],
+        "model_type": "afmoe",
+        "dtype": dtype,
+        **shape,
+        **_special_ids(tokenizer),
+        **{key: value for key, value in _FIXED.items() if key != "quantization_config"},
+        "initializer_range": 0.5 / config.hidden_size**0.5,
+        "layer_types": list(config.layers()),
+        "rope_theta": config.rope_theta,
+        "use_cache": True,
+        "use_grouped_mm": True,
+        "transformers_version": metadata.version("transformers"),
+    }
+    _write_json(folder / "config.json", values)
+    generation = {"_from_model_config": True, **_special_ids(tokenizer)}
+    _write_json(folder / "generation_config.json", generation | {"transformers_version": values["transformers_version"]})
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def _special_ids(tokenizer: Path | None) -> dict[str, int]:
+    """bos_token_id and eos_token_id, as far as `tokenizer` names them."""
+    if tokenizer is None or not (tokenizer / "tokenizer_config.json").is_file():
+        return {}
+    named = _read_json(tokenizer / "tokenizer_config.json")
+    added = _read_json(tokenizer / "tokenizer.json").get("added_tokens", [])
+    ids = {one["content"]: one["id"] for one in added}
+    tokens = {key: named.get(f"{key}_token") for key in ("bos", "eos")}
+    return {f"{key}_token_id": ids[token] for key, token in tokens.items() if token in ids}
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the tokenizer files that `source` has into `folder`."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
