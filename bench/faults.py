@@ -174,7 +174,9 @@ def run_row(name: str, trials: int | None, seconds: float | None) -> dict[str, A
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--row", choices=ROWS, action="append", help="default: every row")
     parser.add_argument("--trials", type=int, help="default: the row's full count")
     parser.add_argument("--seconds", type=float, help="stop a row after so long")

@@ -87,7 +87,10 @@ def publish(target: Path, kind: str, meta: dict[str, Any] | None = None) -> Iter
 
 def _seal(folder: Path, kind: str, meta: dict[str, Any]) -> None:
     files = {}
+    mask = os.umask(0o077)
+    os.umask(mask)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        path.chmod(0o666 & ~mask)
         fsync_path(path)
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,

@@ -10,10 +10,11 @@ from pydantic import Field, model_validator
 from trine.config.base import Count, Frozen
 from trine.config.inputs import InputConfig
 from trine.data.config import CorpusConfig, PackConfig, TokenizerConfig
+from trine.errors import BadInput, nearest
 from trine.model.config import ModelConfig
 from trine.optim.config import OptimConfig
+from trine.optim.schedule import check_schedule
 from trine.train.config import TrainConfig
-
 
 VERB_OPTIONS = ("out", "json", "help", "version", "dry-run", "seed", "dtype")
 """Options of the verbs that take a config, beside the names of its own keys and inputs."""
@@ -50,3 +51,36 @@ class Config(Frozen):
             if name in VERB_OPTIONS:
                 raise ValueError(f"an input may not be named '{name}': --{name} is an option of trine")
         return self
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Config:
+        if self.train is not None:
+            try:
+                check_schedule(self.train.steps, self.optim.schedule)
+            except BadInput as error:
+                raise ValueError(str(error)) from None
+            self._known_sets(self.train)
+        vocabulary = self.model.vocab_size if self.model else None
+        if (
+            vocabulary
+            and self.tokenizer
+            and not self.tokenizer.path
+            and vocabulary < self.tokenizer.vocab_size
+        ):
+            raise ValueError(
+                f"model.vocab_size {vocabulary} is below tokenizer.vocab_size {self.tokenizer.vocab_size}; "
+                "leave it out to have it chosen"
+            )
+        return self
+
+    def _known_sets(self, train: TrainConfig) -> None:
+        if self.corpus is None or train.tokens is not None:
+            return
+        sets = {source.set for source in self.corpus.sources}
+        sets |= {"heldout"} if self.corpus.heldout_fraction else set()
+        for name in train.eval.sets or ():
+            if name not in sets:
+                known = ", ".join(sorted(sets))
+                raise ValueError(
+                    f"train.eval.sets names '{name}'; the corpus makes {known}{nearest(name, sets)}"
+                )

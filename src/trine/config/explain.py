@@ -139,11 +139,19 @@ def _about(model: type[BaseModel], path: KeyPath) -> str:
 
 def _consistency(path: KeyPath, text: str, values: Any) -> tuple[KeyPath, str]:
     """A section's own check: blame the key that its message begins with, when there is one."""
-    section = _value(values, path) if path else values
-    first = text.split(" ", 1)[0]
-    if isinstance(section, dict) and first in section:
-        return (*path, first), f"{dotted((*path, first))}: {text}"
+    first, _, rest = text.partition(" ")
+    named = (*path, *first.split("."))
+    if _present(values, named):
+        return named, f"{dotted(named)} {rest}"
     return path, f"{dotted(path)}: {text}" if path else text
+
+
+def _present(values: Any, path: KeyPath) -> bool:
+    for part in path:
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def _no_option(model: type[BaseModel], key: str, options: Sequence[str]) -> str:

@@ -41,7 +41,8 @@ def build_corpus(config: CorpusConfig, out: Path, progress: Progress = silent) -
     files, skipped = _usable_files(ordered, config)
     with publish(out, "corpus") as folder:
         building = _Building(config, folder, skipped)
-        total = sum(map(len, files.values()))
+        builtins = sum(source.path.startswith("builtin:") for source in ordered)
+        total = builtins + sum(map(len, files.values()))
         done = 0
         for source in ordered:
             for path in files[source.name]:
@@ -50,6 +51,7 @@ def build_corpus(config: CorpusConfig, out: Path, progress: Progress = silent) -
                 done += 1
             if source.path.startswith("builtin:"):
                 building.add_documents(source, python_docs())
+                done += 1
         progress(total, total, f"corpus: files, {building.documents:,} documents")
         ledger = building.close([source.name for source in config.sources])
         (folder / "ledger.json").write_text(json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")
@@ -140,7 +142,11 @@ class _Building:
             raise BadInput("no training document is left; is every source held out, or every text too short?")
         for name, entry in self.entries.items():
             entry |= {"sha256": self.hashes[name].hexdigest(), "dropped": dict(self.dropped[name])}
-        return {"sources": [self.entries[name] for name in order], "sets": sets, "skipped_files": self.skipped}
+        return {
+            "sources": [self.entries[name] for name in order],
+            "sets": sets,
+            "skipped_files": self.skipped,
+        }
 
 
 def _entry(source: SourceConfig) -> dict[str, Any]:
@@ -190,7 +196,11 @@ class _SetWriter:
             self.file = None
         if self.file is None:
             path = self.folder / f"{self.name}-{self.files:05}.parquet"
-            self.file, self.in_file, self.files = pq.ParquetWriter(path, _SCHEMA, compression="zstd"), 0, self.files + 1
+            self.file, self.in_file, self.files = (
+                pq.ParquetWriter(path, _SCHEMA, compression="zstd"),
+                0,
+                self.files + 1,
+            )
         columns = [pa.array(column, pa.string()) for column in zip(*self.rows, strict=True)]
         self.file.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA))
         self.in_file += self.pending
@@ -210,4 +220,6 @@ def read_rows(corpus: Path, name: str, batch_rows: int = 256) -> Iterator[list[d
             for batch in pq.ParquetFile(path).iter_batches(batch_rows):
                 yield batch.to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{path}: cannot be read ({str(error).splitlines()[0]}); build the corpus again") from None
+            raise BadInput(
+                f"{path}: cannot be read ({str(error).splitlines()[0]}); build the corpus again"
+            ) from None

@@ -30,7 +30,13 @@ class TokenStream:
     """The endless stream of one set, by sequence index."""
 
     def __init__(
-        self, documents: TokenSet, sequence_length: int, seed: int, *, shuffle: bool = True, masked: bool = True
+        self,
+        documents: TokenSet,
+        sequence_length: int,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        masked: bool = True,
     ) -> None:
         """`masked`: targets never cross into the next document. Raises BadInput for an empty set."""
         if documents.tokens == 0:

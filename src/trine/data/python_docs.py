@@ -14,7 +14,16 @@ from pathlib import Path
 
 from trine.data.document import Document
 
-_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "lib2to3", "__pycache__", "config"}
+_SKIPPED = {
+    "test",
+    "tests",
+    "idle_test",
+    "site-packages",
+    "dist-packages",
+    "lib2to3",
+    "__pycache__",
+    "config",
+}
 
 
 def python_docs() -> Iterator[Document]:

@@ -28,9 +28,7 @@ _KNOWN_EOS = (EOS, "<|endoftext|>", "</s>", "<eos>", "<|im_end|>")
 DIGIT_RUNS = r"\p{N}+"
 DIGIT_TRIPLES = r"\A\p{N}{1,2}(?=(?:\p{N}{3})+\z)|\p{N}{3}|\p{N}+"
 """Within one run: a leading group of one or two, then threes. One pass, whatever the run's length."""
-SCRIPTS = (
-    "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"
-)
+SCRIPTS = "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"
 MAIN = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
     r"""|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
@@ -41,7 +39,9 @@ def trinity_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     """Digit runs, digit triples, scripts without spaces, main expression, byte level."""
     patterns = (DIGIT_RUNS, DIGIT_TRIPLES, SCRIPTS, MAIN)
     splits = [pre_tokenizers.Split(Regex(one), behavior="isolated") for one in patterns]
-    return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return pre_tokenizers.Sequence(
+        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
 
 
 def train_tokenizer(

@@ -36,7 +36,12 @@ class AttentionPlan:
 
 
 def plan_attention(
-    config: ModelConfig, length: int, ids_BT: Tensor | None, past: int, device: torch.device, dtype: torch.dtype
+    config: ModelConfig,
+    length: int,
+    ids_BT: Tensor | None,
+    past: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> AttentionPlan:
     """Masks and rotary tables for queries at positions past ... past + length - 1.
 

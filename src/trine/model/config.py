@@ -29,6 +29,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Shapes of the Trinity Large report, table 1. The Large value of max_position_embeddings is not reported."""
 
 
+def padded_vocabulary(tokens: int) -> int:
+    """Rows of the embedding for a tokenizer of so many tokens: the next multiple of 64."""
+    return -(-tokens // 64) * 64
+
+
 class ModelConfig(Frozen):
     """Shape of an AFMoE model (Trinity Large report, section 2). Defaults are a small model for one machine."""
 
@@ -104,5 +109,6 @@ class ModelConfig(Frozen):
             return self.layer_types
         every = self.global_attn_every_n_layers
         return tuple(
-            "sliding_attention" if (i + 1) % every else "full_attention" for i in range(self.num_hidden_layers)
+            "sliding_attention" if (i + 1) % every else "full_attention"
+            for i in range(self.num_hidden_layers)
         )

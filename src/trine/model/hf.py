@@ -59,7 +59,9 @@ def as_dtype(name: str) -> torch.dtype:
 
 @torch.no_grad()
 def _fill(model: Afmoe, reader: TensorReader) -> None:
-    unread = {name for name in reader.tensors if not name.endswith(("rotary_emb.inv_freq", ".tokens_per_expert"))}
+    unread = {
+        name for name in reader.tensors if not name.endswith(("rotary_emb.inv_freq", ".tokens_per_expert"))
+    }
     for name, target in _named_tensors(model):
         for part in _stored_parts(name, tuple(target.shape), reader):
             stored = reader.tensors[part.name]
@@ -72,10 +74,14 @@ def _fill(model: Afmoe, reader: TensorReader) -> None:
     if "lm_head.weight" in unread and model.config.tie_word_embeddings:
         unread.discard("lm_head.weight")
         if not torch.equal(reader.read("lm_head.weight").to(model.output_weight), model.output_weight):
-            raise BadInput(f"{reader.folder}: tie_word_embeddings is true, but lm_head differs from the embedding")
+            raise BadInput(
+                f"{reader.folder}: tie_word_embeddings is true, but lm_head differs from the embedding"
+            )
     if unread:
         extra = sorted(unread)
-        raise BadInput(f"{reader.folder}: holds {len(extra)} tensors this model has no place for, first '{extra[0]}'")
+        raise BadInput(
+            f"{reader.folder}: holds {len(extra)} tensors this model has no place for, first '{extra[0]}'"
+        )
 
 
 def _named_tensors(model: Afmoe) -> Iterator[tuple[str, Tensor]]:
@@ -125,7 +131,9 @@ def export_folder(source: Path, out: Path, dtype: str = "float32", progress: Pro
         _write_small_files(config, folder, dtype, source)
 
 
-def init_folder(config: ModelConfig, out: Path, seed: int = 0, dtype: str = "float32", progress: Progress = silent) -> None:
+def init_folder(
+    config: ModelConfig, out: Path, seed: int = 0, dtype: str = "float32", progress: Progress = silent
+) -> None:
     """Publish a randomly initialised model as a Hub-layout folder, streamed: a size never in memory whole."""
     wanted = as_dtype(dtype)
     with torch.device("meta"):
@@ -155,6 +163,7 @@ def check_parity(folder: Path, tokens: Tensor | None = None) -> dict[str, Any]:
     """
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     model = load_model(folder)
     if tokens is None:
         length = min(256, model.config.max_position_embeddings)

@@ -13,7 +13,12 @@ from pydantic import ValidationError
 from trine.errors import BadInput
 from trine.model.config import ModelConfig
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 _ABSENT: dict[str, Any] = {
     "vocab_size": 200192,
@@ -63,7 +68,9 @@ def read_config(folder: Path) -> ModelConfig:
             raise BadInput(f"{path}: {key} is {values[key]!r}; only {expected!r} is supported")
     rope = values.get("rope_parameters") or {}
     if rope.get("rope_type", "default") != "default":
-        raise BadInput(f"{path}: rope_parameters.rope_type is {rope['rope_type']!r}; only 'default' is supported")
+        raise BadInput(
+            f"{path}: rope_parameters.rope_type is {rope['rope_type']!r}; only 'default' is supported"
+        )
     shape = {key: values[key] if values.get(key) is not None else absent for key, absent in _ABSENT.items()}
     shape["num_key_value_heads"] = values.get("num_key_value_heads") or shape["num_attention_heads"]
     shape["rope_theta"] = float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0)
@@ -122,7 +129,10 @@ def write_config(config: ModelConfig, folder: Path, dtype: str, tokenizer: Path 
     }
     _write_json(folder / "config.json", values)
     generation = {"_from_model_config": True, **_special_ids(tokenizer)}
-    _write_json(folder / "generation_config.json", generation | {"transformers_version": values["transformers_version"]})
+    _write_json(
+        folder / "generation_config.json",
+        generation | {"transformers_version": values["transformers_version"]},
+    )
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -53,7 +53,9 @@ class Optimizers:
     @torch.no_grad()
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` gave, bit for bit. Raises BadInput for foreign or misshaped tensors."""
-        owners = {self._names[p]: (one, p) for one in self._all for g in one.param_groups for p in g["params"]}
+        owners = {
+            self._names[p]: (one, p) for one in self._all for g in one.param_groups for p in g["params"]
+        }
         for one in self._all:
             one.state.clear()
         for full_name, value in tensors.items():

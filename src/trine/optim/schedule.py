@@ -19,7 +19,7 @@ def check_schedule(total_steps: int, config: ScheduleConfig) -> None:
     """Raise BadInput when warmup and decay do not fit into the run."""
     if config.warmup_steps + (config.decay_steps or 0) > total_steps:
         raise BadInput(
-            f"optim.schedule: warmup_steps {config.warmup_steps} + decay_steps {config.decay_steps or 0} "
+            f"optim.schedule.warmup_steps {config.warmup_steps} + decay_steps {config.decay_steps or 0} "
             f"exceed train.steps {total_steps}"
         )
 

@@ -188,7 +188,12 @@ class Run:
         )
         self.log.sync()
         self.checkpoint = save_checkpoint(
-            self.out, self.model, self.optimizers, state, plan.tokens / "tokenizer", plan.train.keep_checkpoints
+            self.out,
+            self.model,
+            self.optimizers,
+            state,
+            plan.tokens / "tokenizer",
+            plan.train.keep_checkpoints,
         )
 
     def _finish(self, record: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from trine.data.shards import TokenShards
 from trine.errors import BadInput, nearest
 from trine.manifest import MANIFEST, digest_of, read_manifest, sha256_file
-from trine.model.config import ModelConfig
+from trine.model.config import ModelConfig, padded_vocabulary
 from trine.optim.config import OptimConfig
 from trine.optim.schedule import check_schedule
 from trine.train.config import TrainConfig
@@ -75,7 +75,7 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
 def resolve_vocabulary(model: ModelConfig, tokenizer_size: int) -> ModelConfig:
     """`model` with `vocab_size` set: the given one, or the tokenizer's rounded up to a multiple of 64."""
     if model.vocab_size is None:
-        return model.model_copy(update={"vocab_size": -(-tokenizer_size // 64) * 64})
+        return model.model_copy(update={"vocab_size": padded_vocabulary(tokenizer_size)})
     if model.vocab_size < tokenizer_size:
         raise BadInput(
             f"model.vocab_size {model.vocab_size} is below the tokenizer's {tokenizer_size} tokens; "

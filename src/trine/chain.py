@@ -1,0 +1,226 @@
+"""A recipe run from end to end: each stage's folder into one run folder, each made once.
+
+corpus → tokenizer → tokens → checkpoints → model (Hub layout) → parity → samples → report. Running again goes on
+where it stopped: a stage whose folder is there is not made again. Heavy imports happen on use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from trine.config.load import Loaded, diff_config, read_resolved, to_yaml
+from trine.errors import BadInput
+from trine.manifest import digest_of, read_manifest, write_file
+from trine.model.config import ModelConfig
+from trine.progress import Progress
+from trine.recipe import Config, SamplesConfig
+from trine.train.metrics import Observer
+
+_STAGES = {"corpus", "tokenizer", "tokens"}
+
+
+class Watcher(Observer, Protocol):
+    """Who watches a chain: a training observer with a progress callback."""
+
+    @property
+    def progress(self) -> Progress: ...
+
+
+def run_chain(loaded: Loaded[Config], out: Path, watch: Watcher) -> dict[str, Any]:
+    """Every stage the config has, into the run folder `out`. Returns what each made; the report comes last."""
+    config = loaded.config
+    with claimed(loaded, out):
+        made: dict[str, Any] = {"out": str(out)}
+        if config.corpus is not None and not _done(out / "corpus", "corpus"):
+            made["corpus"] = make_corpus(config, out / "corpus", watch.progress)
+        if config.tokenizer is not None and not _done(out / "tokenizer", "tokenizer"):
+            made["tokenizer"] = make_tokenizer(config, out, out / "tokenizer", watch.progress)
+        if config.pack is not None and not _done(out / "tokens", "tokens"):
+            made["tokens"] = make_tokens(config, out, out / "tokens", watch.progress)
+        if config.train is not None:
+            made["train"] = _fit(config, out, watch)
+            made["model"] = export_model(out, watch)
+            made["parity"] = prove_parity(out, watch)
+            made["samples"] = write_samples(config.samples, out, watch)
+            made["report"] = str(_report(out))
+    return made
+
+
+def train_run(loaded: Loaded[Config], out: Path, watch: Watcher) -> dict[str, Any]:
+    """The training stage, its export and its report."""
+    section(loaded, "train")
+    with claimed(loaded, out):
+        made: dict[str, Any] = {"out": str(out), "train": _fit(loaded.config, out, watch)}
+        made["model"] = export_model(out, watch)
+        made["report"] = str(_report(out))
+    return made
+
+
+def section(loaded: Loaded[Config], name: str) -> Any:
+    """A section of the config that a verb cannot do without. Raises BadInput."""
+    found = getattr(loaded.config, name)
+    if found is None:
+        raise BadInput(f"{loaded.path}: has no section '{name}:', which this verb reads")
+    return found
+
+
+def make_corpus(config: Config, out: Path, progress: Progress) -> dict[str, Any]:
+    """The corpus stage."""
+    from trine.data.corpus import build_corpus
+
+    assert config.corpus is not None
+    return build_corpus(config.corpus, out, progress)
+
+
+def make_tokenizer(config: Config, run: Path, out: Path, progress: Progress) -> dict[str, Any]:
+    """The tokenizer stage; the corpus is in `run` unless the config names one."""
+    from trine.data.tokenizer import train_tokenizer
+
+    assert config.tokenizer is not None
+    return train_tokenizer(config.tokenizer, _folder(config.tokenizer.corpus, run / "corpus"), out, progress)
+
+
+def make_tokens(config: Config, run: Path, out: Path, progress: Progress) -> dict[str, Any]:
+    """The packing stage; corpus and tokenizer are in `run` unless the config names others."""
+    from trine.data.packing import pack_corpus
+
+    assert config.pack is not None
+    corpus = _folder(config.pack.corpus, run / "corpus")
+    return pack_corpus(config.pack, corpus, _folder(config.pack.tokenizer, run / "tokenizer"), out, progress)
+
+
+def _folder(named: str | None, default: Path) -> Path:
+    return Path(named).expanduser() if named else default
+
+
+def _fit(config: Config, out: Path, watch: Watcher) -> dict[str, Any]:
+    from trine.train.loop import fit
+
+    assert config.train is not None
+    model, tokens = config.model or ModelConfig(), _folder(config.train.tokens, out / "tokens")
+    return fit(model, config.optim, config.train, tokens, out, watch)
+
+
+def export_model(run: Path, watch: Watcher) -> str:
+    """Publish RUN/model, the newest checkpoint in the Hub layout, unless it is there."""
+    from trine.model.hf import export_folder
+
+    if not _done(run / "model", "model"):
+        export_folder(pick_checkpoint(run, None, watch), run / "model", progress=watch.progress)
+    return str(run / "model")
+
+
+def pick_checkpoint(run: Path, step: int | None, watch: Watcher) -> Path:
+    """The checkpoint of `step`, or the newest whole one. Raises BadInput."""
+    from trine.manifest import verify
+    from trine.train.checkpoint import checkpoint_folder, list_checkpoints, newest_whole
+
+    if not (run / "checkpoints").is_dir():
+        raise BadInput(f"{run}: has no checkpoints/; expected the folder of a training run")
+    if step is None:
+        newest = newest_whole(run, watch.on_event)
+        if newest is None:
+            raise BadInput(f"{run}: has no checkpoint yet")
+        return newest
+    folder = checkpoint_folder(run, step)
+    if not folder.is_dir():
+        held = ", ".join(p.name.removeprefix("step-") for p in reversed(list_checkpoints(run))) or "none"
+        raise BadInput(f"{run}: has no checkpoint of step {step} (steps: {held})")
+    verify(folder, "checkpoint")
+    return folder
+
+
+def prove_parity(run: Path, watch: Watcher) -> dict[str, Any]:
+    """Compare RUN/model with transformers once, and keep the answer. Raises CheckFailed for a no."""
+    from trine.model.hf import check_parity, require_parity
+
+    path = run / "parity.json"
+    if not path.exists():
+        watch.on_event("comparing logits with transformers")
+        write_json(path, check_parity(run / "model"))
+    record = json.loads(path.read_text())
+    require_parity(record, run / "model")
+    return record
+
+
+def write_samples(settings: SamplesConfig | None, run: Path, watch: Watcher) -> list[dict[str, str]]:
+    """Complete the config's prompts with RUN/model once, and keep the texts."""
+    from trine.completion import TextModel
+
+    path = run / "samples.json"
+    if settings is None or not settings.prompts:
+        return []
+    if not path.exists():
+        model, samples = TextModel(run / "model"), []
+        for i, prompt in enumerate(settings.prompts):
+            watch.progress(i, len(settings.prompts), "samples: prompts")
+            pieces = model.complete(
+                prompt,
+                settings.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=settings.seed,
+            )
+            samples.append({"prompt": prompt, "completion": "".join(pieces)})
+        write_json(path, {"samples": samples})
+    return json.loads(path.read_text())["samples"]
+
+
+def _report(run: Path) -> Path:
+    from trine.report.page import write_report
+
+    return write_report(run)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON to `path`, whole or not at all."""
+    write_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _done(folder: Path, kind: str) -> bool:
+    """Whether a stage's folder is there. Raises BadInput when something else stands in its place."""
+    return folder.exists() and bool(read_manifest(folder, kind))
+
+
+@contextmanager
+def claimed(loaded: Loaded[Config], out: Path) -> Iterator[None]:
+    """Make `out` this config's run folder, or go on with it. Raises BadInput when it is another's.
+
+    Bad input found before any work is kept leaves no folder behind.
+    """
+    fresh = not out.exists()
+    _claim(loaded, out)
+    try:
+        yield
+    except BadInput:
+        if fresh and {p.name for p in out.iterdir()} <= {"config.yaml", ".lock"}:
+            for path in out.iterdir():
+                path.unlink()
+            out.rmdir()
+        raise
+
+
+def _claim(loaded: Loaded[Config], out: Path) -> None:
+    path = out / "config.yaml"
+    if path.is_file():
+        former = read_resolved(path)
+        if digest_of(former) != loaded.hash:
+            changes = diff_config(former, loaded.resolved)
+            lines = "\n".join(f"  {line}" for line in changes)
+            raise BadInput(
+                f"{out}: holds a run of another config; name another --out, or go back to its config:\n{lines}"
+            )
+        return
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out}: is a file; expected a folder to make or to go on with")
+    strangers = {p.name for p in out.iterdir()} - _STAGES - {".lock"} if out.exists() else set()
+    if strangers:
+        raise BadInput(
+            f"{out}: exists and is no run folder (it holds {sorted(strangers)[0]}, and no config.yaml); name another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(path, to_yaml(loaded.resolved))

@@ -1,0 +1,28 @@
+"""trine corpus: one stage."""
+
+from __future__ import annotations
+
+from trine.cli.live import watching
+from trine.cli.result import Shown
+from trine.cli.words import ConfigFile, Options, Out, load, run_folder
+
+
+def corpus(config: ConfigFile, /, *options: Options, out: Out = None) -> Shown:
+    """Read the sources, drop duplicates, and write a corpus folder: Parquet and a ledger.
+
+    Default --out: runs/NAME/corpus.
+
+    Example: trine corpus recipes/quickstart.yaml --corpus my-texts --out corpora/mine
+    """
+    from trine.chain import make_corpus, section
+
+    loaded = load(config, options)
+    section(loaded, "corpus")
+    target = out or run_folder(loaded, None) / "corpus"
+    with watching() as watch:
+        made = make_corpus(loaded.config, target, watch.progress)
+    lines = [
+        f"{one['name']}: {one['documents']:,} documents, {one['bytes']:,} bytes" for one in made["sources"]
+    ]
+    text = "\n".join([*lines, f"corpus   {target}"])
+    return Shown(made | {"out": str(target)}, text)

@@ -1,0 +1,106 @@
+"""The `trine` command: verbs, exit codes, and one way to print results and errors.
+
+A verb returns a `Shown`; what it prints while it works goes to stderr. Exit codes: 0 done, 1 failed at work, 2 bad
+input and nothing written, 3 a check said no, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from trine import __version__
+from trine.cli.result import Shown
+from trine.errors import BadInput, TrineError
+
+HELP = """From raw text to a sparse mixture-of-experts language model of your own, in Hugging Face format.
+
+Start with: trine run recipes/quickstart.yaml
+"""
+EPILOGUE = """Every verb takes --json: one JSON object on stdout, all else on stderr. Any field of a config is an option:
+--train.steps 200. Exit codes: 0 done, 1 failed at work, 2 bad input and nothing written, 3 a check said no."""
+VERBS = {
+    "run": "Every stage of a recipe: text to trained, exported and measured model.",
+    "check": "Say everything that is wrong with a config.",
+    "corpus": "Sources to deduplicated documents and a ledger.",
+    "tokenizer": "A corpus to a byte-level BPE.",
+    "pack": "A corpus and a tokenizer to token shards.",
+    "train": "Token shards to a trained model and its report.",
+    "export": "A checkpoint to a Hugging Face folder.",
+    "generate": "Complete a text.",
+    "report": "A run folder to one HTML file.",
+    "init": "A randomly initialised Hugging Face folder.",
+    "schema": "The JSON Schema of a config, for editors.",
+}
+
+
+def make_app(verb: str | None = None) -> App:
+    """The command with its verbs, none of them imported; `verb` will show its own help, the others a line."""
+    app = App(
+        name="trine",
+        help=HELP,
+        help_epilogue=EPILOGUE,
+        version=__version__,
+        default_parameter=Parameter(negative=()),
+        result_action="return_value",
+    )
+    for place, (name, summary) in enumerate(VERBS.items()):
+        about = {} if name == verb else {"help": summary}
+        app.command(f"trine.cli.{name}:{name}", name=name, sort_key=place, **about)
+    config = App(
+        name="config", help="`config show`: a config as trine reads it, and its parameter counts.", sort_key=2
+    )
+    config.command("trine.cli.config:show", name="show")
+    app.command(config)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in words
+    words = [word for word in words if word != "--json"]
+    try:
+        shown = make_app(next(iter(words), None))(words, exit_on_error=False, print_error=False)
+        if isinstance(shown, Shown):
+            _print(json.dumps(shown.record, ensure_ascii=False) if as_json else shown.text)
+        return 0
+    except CycloptsError as error:
+        return _fail(BadInput(f"{str(error).strip()}\nsee: trine --help"), as_json)
+    except TrineError as error:
+        return _fail(error, as_json)
+    except KeyboardInterrupt:
+        return _fail(TrineError("interrupted; run the same command again to go on"), as_json, 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(TrineError(f"{where}{error.strerror or error}"), as_json)
+    except Exception as error:
+        if "TRINE_DEBUG" in os.environ:
+            traceback.print_exc()
+        hint = "this is a fault of trine; set TRINE_DEBUG=1 to see where"
+        return _fail(TrineError(f"{type(error).__name__}: {error}\n{hint}"), as_json)
+
+
+def _print(text: str) -> None:
+    if text:
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+
+
+def _fail(error: TrineError, as_json: bool, code: int | None = None) -> int:
+    code = error.exit_code if code is None else code
+    for line in str(error).splitlines():
+        print(f"trine: {line}", file=sys.stderr)
+    if as_json:
+        record: dict[str, Any] = {"error": str(error), "exit_code": code}
+        _print(json.dumps(record, ensure_ascii=False))
+    return code

@@ -1,0 +1,49 @@
+"""trine run: every stage of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trine.cli.live import watching
+from trine.cli.result import Shown
+from trine.cli.words import ConfigFile, DryRun, Options, RunOut, load, run_folder
+
+
+def run(config: ConfigFile, /, *options: Options, out: RunOut = None, dry_run: DryRun = False) -> Shown:
+    """Run every stage of a recipe into one run folder: text to trained, exported and measured model.
+
+    The same command again goes on where it stopped. A recipe's inputs are options: see its `inputs:`.
+
+    Example: trine run recipes/quickstart.yaml --corpus my-texts --train.steps 500
+    """
+    from trine.chain import run_chain
+
+    loaded = load(config, options)
+    folder = run_folder(loaded, out)
+    if dry_run:
+        from trine.cli.plan import plan
+
+        return plan(loaded, folder, whole=True)
+    with watching() as watch:
+        made = run_chain(loaded, folder, watch)
+    return Shown(made, _summary(made))
+
+
+def _summary(made: dict[str, object]) -> str:
+    lines = []
+    train, parity = made.get("train"), made.get("parity")
+    if isinstance(train, dict):
+        bits = ", ".join(f"{name} {value:.3f}" for name, value in (train["bits_per_byte"] or {}).items())
+        lines.append(
+            f"trained  {train['step']:,} steps, {train['tokens']:,} tokens, loss {train['loss']:.3f}"
+        )
+        lines += [f"measured bits per byte: {bits}"] if bits else []
+    if isinstance(parity, dict):
+        figure = f"{parity['max_relative_logit_difference']:.1e}"
+        lines.append(
+            f"proved   transformers {parity['transformers']} computes the same logits (relative {figure})"
+        )
+    for name in ("model", "report"):
+        if name in made:
+            lines.append(f"{name:8} {Path(str(made[name]))}")
+    return "\n".join(lines or [f"made     {made['out']}"])

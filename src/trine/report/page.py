@@ -1,0 +1,164 @@
+"""The report: one HTML file that asks the network for nothing and runs no script but its own.
+
+The content policy is `default-src 'none'` with the SHA-256 of the page's one script and one style sheet. What the
+run says (texts, names, config) travels in a JSON block in which no `<` occurs and is inserted by `textContent`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from trine.manifest import write_file
+from trine.report.load import RunFiles, load_run
+from trine.report.plots import curve, heatmap, series, smooth, spikes, typical
+
+
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Write the report of `run` to `out` (default: RUN/report.html), whole or not at all; returns its path."""
+    target = out or run / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_file(target, render(load_run(run)))
+    return target
+
+
+def render(files: RunFiles) -> str:
+    """The page as text."""
+    template, style, script = (_asset(name) for name in ("page.html", "page.css", "page.js"))
+    environment = Environment(autoescape=True)
+    return environment.from_string(template).render(
+        title=f"{files.name} · trine",
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        data=_json_block(content(files)),
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("trine.report") / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json_block(value: Any) -> str:
+    """JSON without a character that HTML or JavaScript could take for markup."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode(errors="replace").decode()
+
+
+def content(files: RunFiles) -> dict[str, Any]:
+    """What the page shows, as JSON."""
+    return {
+        "name": files.name,
+        "tiles": _tiles(files),
+        "charts": [chart for chart in _charts(files.metrics) if chart["series"]],
+        "router": heatmap(files.metrics),
+        "ledger": files.ledger,
+        "samples": files.samples,
+        "parity": files.parity,
+        "config": files.config,
+    }
+
+
+def _tiles(files: RunFiles) -> list[dict[str, str]]:
+    if not files.metrics:
+        return [_tile("steps", "0", "nothing was logged yet")]
+    last, scored = files.metrics[-1], [one for one in files.metrics if one.get("bits_per_byte")]
+    loss = curve(files.metrics, "loss")
+    speed = typical(curve(files.metrics, "tokens_per_second"))
+    seconds = sum(value for _, value in curve(files.metrics, "seconds"))
+    found = spikes(loss)
+    tiles = [
+        _tile(
+            "steps",
+            f"{last['step']:,}",
+            f"{last.get('tokens', 0):,} tokens, {last.get('epoch') or 0:.2f} epochs",
+        ),
+        _tile(
+            "loss", _figure(last.get("loss")), f"from {_figure(loss[0][1] if loss else None)}, nats per token"
+        ),
+    ]
+    for name, value in (scored[-1]["bits_per_byte"] if scored else {}).items():
+        first = scored[0]["bits_per_byte"].get(name)
+        tiles.append(_tile(f"bits per byte, {name}", _figure(value), f"from {_figure(first)}"))
+    note = "none" if not found else "at step " + ", ".join(f"{step:,}" for step in found[:5])
+    tiles += [
+        _tile("loss spikes", str(len(found)), f"{note}; over six deviations above the 128 steps before"),
+        _tile(
+            "speed", f"{speed or 0:,.0f}", f"tokens per second, median; {seconds / 60:,.1f} minutes of steps"
+        ),
+    ]
+    if files.parity:
+        figure = f"{files.parity.get('max_relative_logit_difference', 0):.1e}"
+        verdict = "equal" if files.parity.get("passed") else "different"
+        tiles.append(_tile("logits in transformers", verdict, f"largest relative difference {figure}"))
+    return tiles
+
+
+def _tile(label: str, value: str, note: str) -> dict[str, str]:
+    return {"label": label, "value": value, "note": note}
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _charts(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    loss = curve(metrics, "loss")
+    sets = dict.fromkeys(name for one in metrics for name in one.get("bits_per_byte", {}))
+    scored = [one["bits_per_byte"] | {"step": one["step"]} for one in metrics if one.get("bits_per_byte")]
+    return [
+        {
+            "title": "Training loss",
+            "unit": "nats per token",
+            "series": _present([("each step", loss), ("smoothed", smooth(loss))]),
+            "marks": spikes(loss),
+        },
+        {
+            "title": "Bits per byte",
+            "unit": "lower is better, whatever the tokenizer",
+            "series": _present([(name, curve(scored, name)) for name in sets]),
+            "dots": True,
+        },
+        {
+            "title": "Learning rate",
+            "unit": "",
+            "series": _present(
+                [("matrices", curve(metrics, "lr")), ("embedding, head, norms", curve(metrics, "lr_adamw"))]
+            ),
+            "zero": True,
+        },
+        {
+            "title": "Gradient norm",
+            "unit": "before clipping",
+            "series": _present([("norm", curve(metrics, "grad_norm"))]),
+        },
+        {
+            "title": "Throughput",
+            "unit": "tokens per second",
+            "series": _present([("each step", curve(metrics, "tokens_per_second"))]),
+            "zero": True,
+        },
+        {
+            "title": "Load imbalance",
+            "unit": "MaxVio, mean over layers; 0 is perfect balance",
+            "series": _present([("MaxVio", curve(metrics, "max_vio"))]),
+            "zero": True,
+        },
+    ]
+
+
+def _present(named: list[tuple[str, Any]]) -> list[dict[str, Any]]:
+    return [series(name, points) for name, points in named if points]
