@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from trine.data.shards import ShardWriter, token_dtype, write_index
 from trine.errors import TrineError
 from trine.manifest import publish, verify
 from trine.model.config import ModelConfig
@@ -78,9 +79,17 @@ def in_child(work: Callable[[], Any], kill_after: float | None = None) -> int:
 
 def write_tokens(folder: Path) -> Path:
     """A small token folder with a training and a held-out set, from a fixed random stream."""
-    from trine.data.shards import write_set_for_tests  # replaced below
-
-    return write_set_for_tests(folder)
+    rng = np.random.default_rng(0)
+    with publish(folder, "tokens") as out:
+        entries = {}
+        for name, documents in (("train", 200), ("heldout", 20)):
+            with ShardWriter(out, name, token_dtype(256), 1 << 16) as writer:
+                for _ in range(documents):
+                    length = int(rng.integers(5, 80))
+                    writer.add(rng.integers(2, 256, length), length)
+            entries[name] = writer.summary()
+        write_index(out, entries, np.ones(256, dtype=np.uint16), bos=0, eos=1, tokenizer_sha256="none")
+    return folder
 
 
 def train(tokens: Path, run: Path) -> None:
@@ -174,9 +183,7 @@ def run_row(name: str, trials: int | None, seconds: float | None) -> dict[str, A
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--row", choices=ROWS, action="append", help="default: every row")
     parser.add_argument("--trials", type=int, help="default: the row's full count")
     parser.add_argument("--seconds", type=float, help="stop a row after so long")

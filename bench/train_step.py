@@ -69,9 +69,7 @@ def seconds(step: Callable[[], float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
@@ -99,9 +97,7 @@ def main() -> None:
         "ratio": round(speed[0] / speed[1], 3),
         "goal": 1.0,
     }
-    print(
-        f"{'row':24} {'trine':>8} {'transformers':>12} {'ratio':>6} {'goal':>5}   {options.threads} threads"
-    )
+    print(f"{'row':24} {'trine':>8} {'transformers':>12} {'ratio':>6} {'goal':>5}   {options.threads} threads")
     print(f"{row['name']:24} {row['ours']:8} {row['peer']:12} {row['ratio']:6} {row['goal']:5}")
     if options.json:
         options.json.write_text(json.dumps({"rows": [row]}, indent=1) + "\n")

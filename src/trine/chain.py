@@ -220,7 +220,8 @@ def _claim(loaded: Loaded[Config], out: Path) -> None:
     strangers = {p.name for p in out.iterdir()} - _STAGES - {".lock"} if out.exists() else set()
     if strangers:
         raise BadInput(
-            f"{out}: exists and is no run folder (it holds {sorted(strangers)[0]}, and no config.yaml); name another --out"
+            f"{out}: exists and is no run folder (it holds {sorted(strangers)[0]} and no config.yaml); "
+            "name another --out"
         )
     out.mkdir(parents=True, exist_ok=True)
     write_file(path, to_yaml(loaded.resolved))

@@ -61,12 +61,7 @@ class Config(Frozen):
                 raise ValueError(str(error)) from None
             self._known_sets(self.train)
         vocabulary = self.model.vocab_size if self.model else None
-        if (
-            vocabulary
-            and self.tokenizer
-            and not self.tokenizer.path
-            and vocabulary < self.tokenizer.vocab_size
-        ):
+        if vocabulary and self.tokenizer and not self.tokenizer.path and vocabulary < self.tokenizer.vocab_size:
             raise ValueError(
                 f"model.vocab_size {vocabulary} is below tokenizer.vocab_size {self.tokenizer.vocab_size}; "
                 "leave it out to have it chosen"
@@ -81,6 +76,4 @@ class Config(Frozen):
         for name in train.eval.sets or ():
             if name not in sets:
                 known = ", ".join(sorted(sets))
-                raise ValueError(
-                    f"train.eval.sets names '{name}'; the corpus makes {known}{nearest(name, sets)}"
-                )
+                raise ValueError(f"train.eval.sets names '{name}'; the corpus makes {known}{nearest(name, sets)}")

@@ -21,8 +21,6 @@ def corpus(config: ConfigFile, /, *options: Options, out: Out = None) -> Shown:
     target = out or run_folder(loaded, None) / "corpus"
     with watching() as watch:
         made = make_corpus(loaded.config, target, watch.progress)
-    lines = [
-        f"{one['name']}: {one['documents']:,} documents, {one['bytes']:,} bytes" for one in made["sources"]
-    ]
+    lines = [f"{one['name']}: {one['documents']:,} documents, {one['bytes']:,} bytes" for one in made["sources"]]
     text = "\n".join([*lines, f"corpus   {target}"])
     return Shown(made | {"out": str(target)}, text)

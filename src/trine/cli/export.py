@@ -17,12 +17,8 @@ def export(
     /,
     *,
     step: Annotated[int | None, Parameter(help="The checkpoint's step. Default: the newest.")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], Parameter(help="Type of the weights.")
-    ] = "float32",
-    verify: Annotated[
-        bool, Parameter(help="Compare the logits with transformers'; exit 3 when they differ.")
-    ] = False,
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Parameter(help="Type of the weights.")] = "float32",
+    verify: Annotated[bool, Parameter(help="Compare the logits with transformers'; exit 3 when they differ.")] = False,
 ) -> Shown:
     """Write a Hugging Face folder: per-expert safetensors, config, generation config, tokenizer.
 

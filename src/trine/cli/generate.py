@@ -19,9 +19,7 @@ def generate(
     *,
     prompt: Annotated[str | None, Parameter(help="The text to go on from. Default: standard input.")] = None,
     max_new_tokens: Annotated[int, Parameter(validator=Number(gte=1))] = 200,
-    temperature: Annotated[
-        float, Parameter(help="0 takes the likeliest token.", validator=Number(gte=0))
-    ] = 0.8,
+    temperature: Annotated[float, Parameter(help="0 takes the likeliest token.", validator=Number(gte=0))] = 0.8,
     top_k: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     top_p: Annotated[float, Parameter(validator=Number(gt=0, lte=1))] = 0.95,
     seed: int = 0,
@@ -39,9 +37,7 @@ def generate(
     started = time.monotonic()
     pieces = []
     opened = TextModel(folder, dtype, device)
-    for piece in opened.complete(
-        text, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-    ):
+    for piece in opened.complete(text, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed):
         pieces.append(piece)
         if sys.stderr.isatty():
             sys.stderr.write(piece)

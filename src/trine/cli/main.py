@@ -23,8 +23,8 @@ HELP = """From raw text to a sparse mixture-of-experts language model of your ow
 
 Start with: trine run recipes/quickstart.yaml
 """
-EPILOGUE = """Every verb takes --json: one JSON object on stdout, all else on stderr. Any field of a config is an option:
---train.steps 200. Exit codes: 0 done, 1 failed at work, 2 bad input and nothing written, 3 a check said no."""
+EPILOGUE = """Every verb takes --json: one JSON object on stdout, all else on stderr. Any field of a config is an
+option: --train.steps 200. Exit codes: 0 done, 1 failed at work, 2 bad input and nothing written, 3 a check said no."""
 VERBS = {
     "run": "Every stage of a recipe: text to trained, exported and measured model.",
     "check": "Say everything that is wrong with a config.",
@@ -53,9 +53,7 @@ def make_app(verb: str | None = None) -> App:
     for place, (name, summary) in enumerate(VERBS.items()):
         about = {} if name == verb else {"help": summary}
         app.command(f"trine.cli.{name}:{name}", name=name, sort_key=place, **about)
-    config = App(
-        name="config", help="`config show`: a config as trine reads it, and its parameter counts.", sort_key=2
-    )
+    config = App(name="config", help="`config show`: a config as trine reads it, and its parameter counts.", sort_key=2)
     config.command("trine.cli.config:show", name="show")
     app.command(config)
     return app

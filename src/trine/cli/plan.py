@@ -48,16 +48,11 @@ def _text(record: dict[str, Any]) -> str:
         if name == "train":
             counts = stage["parameters"]
             size = f", {counts['total']:,} parameters, {counts['active']:,} active" if counts else ""
-            lines.append(
-                f"  train      {stage['steps']:,} steps of {stage['tokens_per_step']:,} tokens = {stage['tokens']:,}{size}"
-            )
+            work = f"{stage['steps']:,} steps of {stage['tokens_per_step']:,} tokens = {stage['tokens']:,}"
+            lines.append(f"  train      {work}{size}")
             continue
         lines.append(f"  {name:10} {stage['out']}{' (there already)' if stage['done'] else ''}")
         for source in stage.get("sources", ()):
-            size = (
-                f"{source['files']} files, {source['bytes']:,} bytes"
-                if source["files"] is not None
-                else "builtin"
-            )
+            size = f"{source['files']} files, {source['bytes']:,} bytes" if source["files"] is not None else "builtin"
             lines.append(f"             from {source['name']}: {size}")
     return "\n".join(lines)

@@ -14,9 +14,7 @@ def report(
     run: Annotated[Path, Parameter(help="A run folder, finished or not.")],
     /,
     *,
-    out: Annotated[
-        Path | None, Parameter(help="The file to write. Default: report.html in the run folder.")
-    ] = None,
+    out: Annotated[Path | None, Parameter(help="The file to write. Default: report.html in the run folder.")] = None,
 ) -> Shown:
     """Write one self-contained HTML file: losses, throughput, router health, bits per byte, samples, config.
 

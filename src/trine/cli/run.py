@@ -34,15 +34,11 @@ def _summary(made: dict[str, object]) -> str:
     train, parity = made.get("train"), made.get("parity")
     if isinstance(train, dict):
         bits = ", ".join(f"{name} {value:.3f}" for name, value in (train["bits_per_byte"] or {}).items())
-        lines.append(
-            f"trained  {train['step']:,} steps, {train['tokens']:,} tokens, loss {train['loss']:.3f}"
-        )
+        lines.append(f"trained  {train['step']:,} steps, {train['tokens']:,} tokens, loss {train['loss']:.3f}")
         lines += [f"measured bits per byte: {bits}"] if bits else []
     if isinstance(parity, dict):
         figure = f"{parity['max_relative_logit_difference']:.1e}"
-        lines.append(
-            f"proved   transformers {parity['transformers']} computes the same logits (relative {figure})"
-        )
+        lines.append(f"proved   transformers {parity['transformers']} computes the same logits (relative {figure})")
     for name in ("model", "report"):
         if name in made:
             lines.append(f"{name:8} {Path(str(made[name]))}")

@@ -15,9 +15,7 @@ from trine.recipe import Config
 AsMarkdown = Annotated[bool, Parameter(help="A reference to read instead of a schema for editors.")]
 
 
-def schema(
-    *, markdown: AsMarkdown = False, out: Annotated[Path | None, Parameter(help="A file.")] = None
-) -> Shown:
+def schema(*, markdown: AsMarkdown = False, out: Annotated[Path | None, Parameter(help="A file.")] = None) -> Shown:
     """Print the JSON Schema of a config, for completion and checks in your editor.
 
     Example: trine schema --out trine.schema.json

@@ -65,9 +65,7 @@ def load_config(
     except ValidationError as error:
         found = error.errors(include_url=False)
         reading.problems += [
-            one
-            for one in explain(model, found, values, reading.where, verb_options)
-            if one.path not in reading.blamed
+            one for one in explain(model, found, values, reading.where, verb_options) if one.path not in reading.blamed
         ]
     if config is None or reading.problems:
         raise refusal(sorted(reading.problems, key=_order))
@@ -114,8 +112,7 @@ class _Reading:
                 self.problems.append(Problem(self.where(path), path, f"{dotted(path)}: {text}"))
 
         return {
-            key: one if key == "inputs" else expand(one, self.inputs, (key,), note)
-            for key, one in self.values.items()
+            key: one if key == "inputs" else expand(one, self.inputs, (key,), note) for key, one in self.values.items()
         }
 
     def where(self, path: KeyPath) -> str:

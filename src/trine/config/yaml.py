@@ -168,9 +168,7 @@ class _Composer:
         root = self._node(next(self.events), 0)
         next(self.events)
         if isinstance(another := next(self.events), DocumentStartEvent):
-            raise _Stop(
-                another.start_mark.line + 1, "a second document begins here; a config is one document"
-            )
+            raise _Stop(another.start_mark.line + 1, "a second document begins here; a config is one document")
         return root
 
     def _node(self, event: Any, depth: int) -> _Node:

@@ -220,6 +220,4 @@ def read_rows(corpus: Path, name: str, batch_rows: int = 256) -> Iterator[list[d
             for batch in pq.ParquetFile(path).iter_batches(batch_rows):
                 yield batch.to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise BadInput(
-                f"{path}: cannot be read ({str(error).splitlines()[0]}); build the corpus again"
-            ) from None
+            raise BadInput(f"{path}: cannot be read ({str(error).splitlines()[0]}); build the corpus again") from None

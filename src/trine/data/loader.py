@@ -68,9 +68,7 @@ def make_batch(stream: TokenStream, start: int, rows: int) -> Batch:
     )
 
 
-def eval_batches(
-    documents: TokenSet, length: int, rows: int, max_tokens: int, masked: bool
-) -> Iterator[Batch]:
+def eval_batches(documents: TokenSet, length: int, rows: int, max_tokens: int, masked: bool) -> Iterator[Batch]:
     """The first `max_tokens` tokens of a set in stored order, each predicted once; the rest of the last rows is
     padding (token 0, target -1, document id -1)."""
     total = min(max_tokens, documents.tokens)

@@ -53,9 +53,7 @@ def pack_corpus(
     return ledger
 
 
-def _encode(
-    opened: OpenTokenizer, rows: list[dict[str, str]], writer: ShardWriter, by_source: Counter[str]
-) -> None:
+def _encode(opened: OpenTokenizer, rows: list[dict[str, str]], writer: ShardWriter, by_source: Counter[str]) -> None:
     begin = [opened.bos] if opened.bos is not None else []
     end = [opened.eos] if opened.eos is not None else []
     encodings = opened.tokenizer.encode_batch_fast([row["text"] for row in rows], add_special_tokens=False)

@@ -120,9 +120,7 @@ def _check_size(path: Path, expected: int) -> None:
         raise BadInput(f"{path}: missing; the token folder is not whole, pack it again")
     if path.stat().st_size != expected:
         found = path.stat().st_size
-        raise BadInput(
-            f"{path}: {found} bytes, the index says {expected}; the file is damaged, pack it again"
-        )
+        raise BadInput(f"{path}: {found} bytes, the index says {expected}; the file is damaged, pack it again")
 
 
 class TokenShards:

@@ -42,20 +42,14 @@ def list_files(source: SourceConfig) -> list[Path]:
     """The files of a source in the order of their names. Raises BadInput when there are none."""
     given = Path(source.path).expanduser()
     if given.is_dir():
-        found = [
-            Path(folder) / name for folder, _, names in os.walk(given, followlinks=False) for name in names
-        ]
+        found = [Path(folder) / name for folder, _, names in os.walk(given, followlinks=False) for name in names]
         chosen = [p for p in found if _wanted(source, p.relative_to(given)) and not p.name.startswith(".")]
         files = [p for p in chosen if kind_of(p)]
         if not files:
             held = (
-                f"; it holds {len(found)} other files, such as {sorted(found)[0].name}"
-                if found
-                else " (it is empty)"
+                f"; it holds {len(found)} other files, such as {sorted(found)[0].name}" if found else " (it is empty)"
             )
-            raise BadInput(
-                f"{given}: source '{source.name}' has no .txt, .md, .jsonl or .parquet file in it{held}"
-            )
+            raise BadInput(f"{given}: source '{source.name}' has no .txt, .md, .jsonl or .parquet file in it{held}")
     elif given.exists() or given.is_symlink():
         files = [given]
     elif glob.has_magic(source.path):
@@ -70,9 +64,7 @@ def list_files(source: SourceConfig) -> list[Path]:
 
 def _wanted(source: SourceConfig, path: Path) -> bool:
     def matches(patterns: Iterable[str]) -> bool:
-        return any(
-            fnmatch.fnmatch(path.as_posix(), one) or fnmatch.fnmatch(path.name, one) for one in patterns
-        )
+        return any(fnmatch.fnmatch(path.as_posix(), one) or fnmatch.fnmatch(path.name, one) for one in patterns)
 
     return matches(source.include) and not matches(source.exclude)
 
@@ -90,9 +82,7 @@ def inspect(path: Path) -> None:
     """Raise BadFile for what can be seen without reading the file through."""
     kind = kind_of(path)
     if kind is None:
-        raise BadFile(
-            f"{path}: ends in '{path.suffix}'; expected .txt .md .jsonl (also .gz, .zst) or .parquet"
-        )
+        raise BadFile(f"{path}: ends in '{path.suffix}'; expected .txt .md .jsonl (also .gz, .zst) or .parquet")
     try:
         if not path.is_file():
             what = "a broken link" if not path.exists() else "not a regular file"
@@ -128,7 +118,7 @@ def read_documents(source: SourceConfig, path: Path) -> Iterator[Document]:
 def _open(path: Path, packed: str) -> IO[bytes]:
     match packed:
         case ".gz":
-            return gzip.open(path, "rb")
+            return io.BufferedReader(gzip.GzipFile(path))
         case ".zst":
             return io.BufferedReader(_WholeZstd(path))
     return path.open("rb")
@@ -233,9 +223,7 @@ def _jsonl(source: SourceConfig, path: Path, stream: IO[bytes]) -> Iterator[Docu
         except ValueError as error:
             raise BadFile(f"{where}: not a JSON object ({error})") from None
         if not isinstance(record, dict):
-            raise BadFile(
-                f"{where}: is a JSON {type(record).__name__}, expected an object with '{source.text_field}'"
-            )
+            raise BadFile(f"{where}: is a JSON {type(record).__name__}, expected an object with '{source.text_field}'")
         if source.text_field not in record:
             keys = ", ".join(list(record)[:8]) or "none"
             raise BadFile(f"{where}: has no key '{source.text_field}' (keys: {keys}); set text_field")
@@ -250,9 +238,7 @@ def _checked(text: Any, where: str, source: SourceConfig) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise BadFile(
-            f"{where}: '{source.text_field}' holds half of a surrogate pair, which is no text"
-        ) from None
+        raise BadFile(f"{where}: '{source.text_field}' holds half of a surrogate pair, which is no text") from None
     return text
 
 

@@ -39,14 +39,10 @@ def trinity_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     """Digit runs, digit triples, scripts without spaces, main expression, byte level."""
     patterns = (DIGIT_RUNS, DIGIT_TRIPLES, SCRIPTS, MAIN)
     splits = [pre_tokenizers.Split(Regex(one), behavior="isolated") for one in patterns]
-    return pre_tokenizers.Sequence(
-        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-def train_tokenizer(
-    config: TokenizerConfig, corpus: Path, out: Path, progress: Progress = silent
-) -> dict[str, Any]:
+def train_tokenizer(config: TokenizerConfig, corpus: Path, out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Train on the training set of `corpus`, or check and copy `config.path`; publish the folder `out`.
 
     Returns vocab_size, bytes read and sha256. Raises BadInput.

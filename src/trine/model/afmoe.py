@@ -43,9 +43,7 @@ class Afmoe(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.vocab_size is None:
-            raise BadInput(
-                "model.vocab_size is not set; give it, or train from a token folder, which sets it"
-            )
+            raise BadInput("model.vocab_size is not set; give it, or train from a token folder, which sets it")
         self.config = config
         self.model = Decoder(config, config.vocab_size)
         if not config.tie_word_embeddings:
@@ -59,9 +57,7 @@ class Afmoe(nn.Module):
         tied = self.config.tie_word_embeddings
         return self.model.embed_tokens.weight if tied else self.lm_head.weight
 
-    def forward(
-        self, tokens: Tensor, document_ids: Tensor | None = None, cache: Cache | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, document_ids: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Logits fp32 [B, T, V] for int64 tokens [B, T].
 
         `document_ids` [B, T] int: attention never crosses ids, -1 is padding. None: each row is one causal

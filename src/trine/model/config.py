@@ -14,17 +14,17 @@ LayerType = Literal["sliding_attention", "full_attention"]
 _TRINITY = {"vocab_size": 200192, "head_dim": 128, "num_shared_experts": 1, "max_position_embeddings": 131072}
 PRESETS: dict[str, dict[str, Any]] = {
     "nano": _TRINITY
-    | dict(num_hidden_layers=56, num_dense_layers=2, hidden_size=1024, intermediate_size=3072)
-    | dict(num_attention_heads=8, num_key_value_heads=2, sliding_window=2048)
-    | dict(num_experts=128, num_experts_per_tok=8, moe_intermediate_size=256, route_scale=2.826),
+    | {"num_hidden_layers": 56, "num_dense_layers": 2, "hidden_size": 1024, "intermediate_size": 3072}
+    | {"num_attention_heads": 8, "num_key_value_heads": 2, "sliding_window": 2048}
+    | {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 256, "route_scale": 2.826},
     "mini": _TRINITY
-    | dict(num_hidden_layers=32, num_dense_layers=2, hidden_size=2048, intermediate_size=6144)
-    | dict(num_attention_heads=32, num_key_value_heads=4, sliding_window=2048)
-    | dict(num_experts=128, num_experts_per_tok=8, moe_intermediate_size=1024, route_scale=2.826),
+    | {"num_hidden_layers": 32, "num_dense_layers": 2, "hidden_size": 2048, "intermediate_size": 6144}
+    | {"num_attention_heads": 32, "num_key_value_heads": 4, "sliding_window": 2048}
+    | {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 1024, "route_scale": 2.826},
     "large": _TRINITY
-    | dict(num_hidden_layers=60, num_dense_layers=6, hidden_size=3072, intermediate_size=12288)
-    | dict(num_attention_heads=48, num_key_value_heads=8, sliding_window=4096)
-    | dict(num_experts=256, num_experts_per_tok=4, moe_intermediate_size=3072, route_scale=2.448),
+    | {"num_hidden_layers": 60, "num_dense_layers": 6, "hidden_size": 3072, "intermediate_size": 12288}
+    | {"num_attention_heads": 48, "num_key_value_heads": 8, "sliding_window": 4096}
+    | {"num_experts": 256, "num_experts_per_tok": 4, "moe_intermediate_size": 3072, "route_scale": 2.448},
 }
 """Shapes of the Trinity Large report, table 1. The Large value of max_position_embeddings is not reported."""
 
@@ -93,13 +93,10 @@ class ModelConfig(Frozen):
                 f"num_dense_layers {self.num_dense_layers} exceeds num_hidden_layers {self.num_hidden_layers}"
             )
         if self.num_experts_per_tok > self.num_experts:
-            raise ValueError(
-                f"num_experts_per_tok {self.num_experts_per_tok} exceeds num_experts {self.num_experts}"
-            )
+            raise ValueError(f"num_experts_per_tok {self.num_experts_per_tok} exceeds num_experts {self.num_experts}")
         if self.layer_types is not None and len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
-                f"layer_types has {len(self.layer_types)} entries, "
-                f"num_hidden_layers is {self.num_hidden_layers}"
+                f"layer_types has {len(self.layer_types)} entries, num_hidden_layers is {self.num_hidden_layers}"
             )
         return self
 
@@ -109,6 +106,5 @@ class ModelConfig(Frozen):
             return self.layer_types
         every = self.global_attn_every_n_layers
         return tuple(
-            "sliding_attention" if (i + 1) % every else "full_attention"
-            for i in range(self.num_hidden_layers)
+            "sliding_attention" if (i + 1) % every else "full_attention" for i in range(self.num_hidden_layers)
         )

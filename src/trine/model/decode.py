@@ -90,9 +90,7 @@ def _last_logits(model: Afmoe, tokens: Tensor, cache: Cache) -> Tensor:
     return (model.output_weight.to(last.dtype) @ last).float().cpu()
 
 
-def sample(
-    logits_V: Tensor, temperature: float, top_k: int | None, top_p: float, generator: torch.Generator
-) -> int:
+def sample(logits_V: Tensor, temperature: float, top_k: int | None, top_p: float, generator: torch.Generator) -> int:
     """One id from fp32 logits [V]: the most likely for temperature 0, else a draw after top-k and top-p.
 
     top-p keeps the smallest set of most likely ids whose probability reaches `top_p`.

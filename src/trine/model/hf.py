@@ -59,9 +59,7 @@ def as_dtype(name: str) -> torch.dtype:
 
 @torch.no_grad()
 def _fill(model: Afmoe, reader: TensorReader) -> None:
-    unread = {
-        name for name in reader.tensors if not name.endswith(("rotary_emb.inv_freq", ".tokens_per_expert"))
-    }
+    unread = {name for name in reader.tensors if not name.endswith(("rotary_emb.inv_freq", ".tokens_per_expert"))}
     for name, target in _named_tensors(model):
         for part in _stored_parts(name, tuple(target.shape), reader):
             stored = reader.tensors[part.name]
@@ -69,19 +67,15 @@ def _fill(model: Afmoe, reader: TensorReader) -> None:
                 raise BadInput(
                     f"{stored.file}: '{part.name}' has shape {list(stored.shape)}, config.json says {list(part.shape)}"
                 )
-            target[part.index].copy_(reader.read(part.name))
+            target[part.place].copy_(reader.read(part.name))
             unread.discard(part.name)
     if "lm_head.weight" in unread and model.config.tie_word_embeddings:
         unread.discard("lm_head.weight")
         if not torch.equal(reader.read("lm_head.weight").to(model.output_weight), model.output_weight):
-            raise BadInput(
-                f"{reader.folder}: tie_word_embeddings is true, but lm_head differs from the embedding"
-            )
+            raise BadInput(f"{reader.folder}: tie_word_embeddings is true, but lm_head differs from the embedding")
     if unread:
         extra = sorted(unread)
-        raise BadInput(
-            f"{reader.folder}: holds {len(extra)} tensors this model has no place for, first '{extra[0]}'"
-        )
+        raise BadInput(f"{reader.folder}: holds {len(extra)} tensors this model has no place for, first '{extra[0]}'")
 
 
 def _named_tensors(model: Afmoe) -> Iterator[tuple[str, Tensor]]:
@@ -111,7 +105,7 @@ def save_model(model: Afmoe, path: str | Path, tokenizer: Path | None = None) ->
         with TensorWriter(folder) as writer:
             for name, tensor in _named_tensors(model):
                 for part in hub_parts(name, tuple(tensor.shape)):
-                    writer.add(part.name, tensor[part.index])
+                    writer.add(part.name, tensor[part.place])
         _write_small_files(model.config, folder, dtype, tokenizer)
 
 
@@ -127,7 +121,7 @@ def export_folder(source: Path, out: Path, dtype: str = "float32", progress: Pro
                 tensor = reader.read(name)
                 kind = torch.float32 if name.endswith(_BIAS) else wanted
                 for part in hub_parts(name, tuple(tensor.shape)):
-                    writer.add(part.name, tensor[part.index].to(kind, copy=True))
+                    writer.add(part.name, tensor[part.place].to(kind, copy=True))
         _write_small_files(config, folder, dtype, source)
 
 

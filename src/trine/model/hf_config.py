@@ -68,9 +68,7 @@ def read_config(folder: Path) -> ModelConfig:
             raise BadInput(f"{path}: {key} is {values[key]!r}; only {expected!r} is supported")
     rope = values.get("rope_parameters") or {}
     if rope.get("rope_type", "default") != "default":
-        raise BadInput(
-            f"{path}: rope_parameters.rope_type is {rope['rope_type']!r}; only 'default' is supported"
-        )
+        raise BadInput(f"{path}: rope_parameters.rope_type is {rope['rope_type']!r}; only 'default' is supported")
     shape = {key: values[key] if values.get(key) is not None else absent for key, absent in _ABSENT.items()}
     shape["num_key_value_heads"] = values.get("num_key_value_heads") or shape["num_attention_heads"]
     shape["rope_theta"] = float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0)

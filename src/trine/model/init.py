@@ -43,7 +43,7 @@ def init_model(model: Afmoe, seed: int) -> None:
     """Fill every parameter of `model` in place; biases and balancing state start at 0."""
     for name, parameter in model.named_parameters():
         for part in hub_parts(name, tuple(parameter.shape)):
-            parameter[part.index].copy_(init_tensor(part.name, part.shape, model.config, seed))
+            parameter[part.place].copy_(init_tensor(part.name, part.shape, model.config, seed))
     for moe in model.moe_layers().values():
         moe.expert_bias.zero_()
         moe.bias_momentum.zero_()

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def rotary_table(
-    positions_T: Tensor, head_dim: int, theta: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def rotary_table(positions_T: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin [T, head_dim] of the angles position / theta^(2i / head_dim), computed in at least fp32."""
     wide = torch.promote_types(dtype, torch.float32)
     exponent = torch.arange(0, head_dim, 2, device=positions_T.device, dtype=wide) / head_dim

@@ -13,9 +13,7 @@ from trine.moe.config import BalanceConfig
 
 
 @torch.no_grad()
-def smebu_update(
-    bias_E: Tensor, momentum_E: Tensor, counts_E: Tensor, rate: float, beta: float, kappa: float
-) -> None:
+def smebu_update(bias_E: Tensor, momentum_E: Tensor, counts_E: Tensor, rate: float, beta: float, kappa: float) -> None:
     """SMEBU in place, fp32 (Trinity Large report, equations 23-28).
 
     violation = (mean - n) / mean; delta = rate * tanh(kappa * violation), recentred to mean 0;

@@ -53,9 +53,7 @@ class Optimizers:
     @torch.no_grad()
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` gave, bit for bit. Raises BadInput for foreign or misshaped tensors."""
-        owners = {
-            self._names[p]: (one, p) for one in self._all for g in one.param_groups for p in g["params"]
-        }
+        owners = {self._names[p]: (one, p) for one in self._all for g in one.param_groups for p in g["params"]}
         for one in self._all:
             one.state.clear()
         for full_name, value in tensors.items():
@@ -99,8 +97,7 @@ def _adamw(groups: dict[bool, list[Tensor]], config: AdamWConfig) -> torch.optim
     if not groups:
         return None
     parts = [
-        {"params": params, "weight_decay": config.weight_decay if decays else 0.0}
-        for decays, params in groups.items()
+        {"params": params, "weight_decay": config.weight_decay if decays else 0.0} for decays, params in groups.items()
     ]
     return torch.optim.AdamW(parts, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 

@@ -36,9 +36,7 @@ def coefficients(steps: int) -> tuple[tuple[float, float, float], ...]:
 
 def _minimax_quintic(low: float, high: float) -> tuple[float, float, float, float]:
     """a, b, c and the largest |1 - a x - b x^3 - c x^5| on [low, high]: Remez exchange on four points."""
-    points = torch.tensor(
-        [low, 0.75 * low + 0.25 * high, 0.25 * low + 0.75 * high, high], dtype=torch.float64
-    )
+    points = torch.tensor([low, 0.75 * low + 0.25 * high, 0.25 * low + 0.75 * high, high], dtype=torch.float64)
     signs = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
     solution = torch.zeros(4, dtype=torch.float64)
     for _ in range(30):

@@ -86,9 +86,7 @@ def _tiles(files: RunFiles) -> list[dict[str, str]]:
             f"{last['step']:,}",
             f"{last.get('tokens', 0):,} tokens, {last.get('epoch') or 0:.2f} epochs",
         ),
-        _tile(
-            "loss", _figure(last.get("loss")), f"from {_figure(loss[0][1] if loss else None)}, nats per token"
-        ),
+        _tile("loss", _figure(last.get("loss")), f"from {_figure(loss[0][1] if loss else None)}, nats per token"),
     ]
     for name, value in (scored[-1]["bits_per_byte"] if scored else {}).items():
         first = scored[0]["bits_per_byte"].get(name)
@@ -96,9 +94,7 @@ def _tiles(files: RunFiles) -> list[dict[str, str]]:
     note = "none" if not found else "at step " + ", ".join(f"{step:,}" for step in found[:5])
     tiles += [
         _tile("loss spikes", str(len(found)), f"{note}; over six deviations above the 128 steps before"),
-        _tile(
-            "speed", f"{speed or 0:,.0f}", f"tokens per second, median; {seconds / 60:,.1f} minutes of steps"
-        ),
+        _tile("speed", f"{speed or 0:,.0f}", f"tokens per second, median; {seconds / 60:,.1f} minutes of steps"),
     ]
     if files.parity:
         figure = f"{files.parity.get('max_relative_logit_difference', 0):.1e}"

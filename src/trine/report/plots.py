@@ -64,9 +64,7 @@ def heatmap(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         return None
     layers = routed[-1]["router"]["layer"]
     columns = min(MAX_COLUMNS, len(routed))
-    stretches = [
-        routed[i * len(routed) // columns : (i + 1) * len(routed) // columns] for i in range(columns)
-    ]
+    stretches = [routed[i * len(routed) // columns : (i + 1) * len(routed) // columns] for i in range(columns)]
     worst = {"max_vio": max, "dead": max, "bias_spread": max, "entropy": min}
     rows = {
         name: [

@@ -124,9 +124,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             raise BadInput(f"{path}: tensors overlap or leave a gap at byte {place} of the data")
         place = end
     if 8 + length + place != size:
-        raise BadInput(
-            f"{path}: {size} bytes, the header describes {8 + length + place}; the file is cut or padded"
-        )
+        raise BadInput(f"{path}: {size} bytes, the header describes {8 + length + place}; the file is cut or padded")
     return tensors
 
 

@@ -21,8 +21,8 @@ class Part(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    index: tuple[int | slice, ...]
-    """`memory[index]` is the Hub tensor; empty when it is the whole tensor."""
+    place: tuple[int | slice, ...]
+    """`memory[place]` is the Hub tensor; empty when it is the whole tensor."""
 
 
 def is_stacked(name: str) -> bool:
