@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side; threads that spin would starve each other
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

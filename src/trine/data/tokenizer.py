@@ -28,7 +28,14 @@ _KNOWN_EOS = (EOS, "<|endoftext|>", "</s>", "<eos>", "<|im_end|>")
 DIGIT_RUNS = r"\p{N}+"
 DIGIT_TRIPLES = r"\A\p{N}{1,2}(?=(?:\p{N}{3})+\z)|\p{N}{3}|\p{N}+"
 """Within one run: a leading group of one or two, then threes. One pass, whatever the run's length."""
-SCRIPTS = "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"
+SCRIPTS = (
+    r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{F900}-\x{FAFF}\x{3040}-\x{309F}\x{30A0}-\x{30FF}\x{FF65}-\x{FF9F}"
+    r"\x{2F00}-\x{2FDF}\x{0E00}-\x{0E7F}\x{0E80}-\x{0EFF}\x{1780}-\x{17FF}\x{1000}-\x{109F}\x{AA60}-\x{AA7F}"
+    r"\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}]+"
+)
+"""Unicode blocks: CJK (three), Hiragana, Katakana (two), radicals, Thai, Lao, Khmer, Myanmar (three), Hangul (two).
+Ports of this expression begin Thai at U+0E40 and the compatibility ideographs at U+8C48, which cuts the one block in
+half and swallows what lies between; whole blocks are taken here."""
 MAIN = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
     r"""|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
