@@ -70,7 +70,7 @@ def make_batch(stream: TokenStream, start: int, rows: int) -> Batch:
 
 def eval_batches(documents: TokenSet, length: int, rows: int, max_tokens: int, masked: bool) -> Iterator[Batch]:
     """The first `max_tokens` tokens of a set in stored order, each predicted once; the rest of the last rows is
-    padding (token 0, target -1, document id -1)."""
+    padding (token 0, target -1, document id -1). Unless `masked`, all the others have document id 0."""
     total = min(max_tokens, documents.tokens)
     stream = TokenStream(documents, length, seed=0, shuffle=False, masked=masked)
     for start in range(0, -(-total // length), rows):
@@ -79,6 +79,8 @@ def eval_batches(documents: TokenSet, length: int, rows: int, max_tokens: int, m
             tokens, targets, ids = stream.sequence(i)
             used = max(0, min(length, total - i * length))
             predicted = max(0, min(length, total - 1 - i * length))
+            if not masked:
+                ids[:] = 0
             tokens[used:], ids[used:], targets[predicted:] = 0, -1, -1
             sequences.append((tokens, targets, ids))
         columns = [torch.from_numpy(np.stack(column)) for column in zip(*sequences, strict=True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,9 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 
+_WRITTEN_FOR = "5.17.0"
+"""The oldest transformers whose reading of these files is tested; written out, so that bits do not depend on what is
+installed."""
 _ABSENT: dict[str, Any] = {
     "vocab_size": 200192,
     "hidden_size": 2048,
@@ -123,7 +125,7 @@ def write_config(config: ModelConfig, folder: Path, dtype: str, tokenizer: Path 
         "rope_theta": config.rope_theta,
         "use_cache": True,
         "use_grouped_mm": True,
-        "transformers_version": metadata.version("transformers"),
+        "transformers_version": _WRITTEN_FOR,
     }
     _write_json(folder / "config.json", values)
     generation = {"_from_model_config": True, **_special_ids(tokenizer)}
