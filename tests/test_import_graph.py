@@ -22,7 +22,7 @@ ARROWS = {
     "report": set(),
 }
 """Room to rooms it may import, besides the leaves and config models (`*/config.py`)."""
-EVERYTHING = {"cli", "recipe"}
+EVERYTHING = {"cli", "recipe", "chain", "completion"}
 SMALL_CORE = {"torch", "numpy", "safetensors", "transformers", "pydantic"}
 IN_MEMORY_DATA = {"shards", "pack", "loader"}
 

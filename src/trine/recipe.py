@@ -34,10 +34,12 @@ class Config(Frozen):
     """Everything a run needs, in the order data passes."""
 
     inputs: tuple[InputConfig, ...] = ()
+    """Named values that become options of every verb that reads this file."""
     corpus: CorpusConfig | None = None
     tokenizer: TokenizerConfig | None = None
     pack: PackConfig | None = None
     model: ModelConfig | None = None
+    """Without it, the defaults of every field."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig | None = None
     samples: SamplesConfig | None = None
