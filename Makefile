@@ -28,6 +28,7 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/pyright
 
 bench: $(VENV)/.ready-dev
+	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/train_step.py $(ARGS)
 
 soak: $(VENV)/.ready-dev

@@ -157,7 +157,7 @@ class KillPublish:
             assert in_child(work) == 0
             verify(target, "sample")
         left = [p.name for p in self.folder.glob(f".{target.name}.tmp-*")]
-        assert target.exists() and not left, f"left behind: {left}"
+        assert not left, f"left behind: {left}"
         shutil.rmtree(target)
 
 

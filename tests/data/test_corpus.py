@@ -41,9 +41,7 @@ def test_heldout_texts_win_over_training_texts(tmp_path: Path) -> None:
 def test_ledger_adds_up_and_building_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = write_texts(tmp_path / "in", 60)
     (folder / "short.txt").write_text("x\n")
-    config = CorpusConfig(
-        sources=(SourceConfig(name="s", path=str(folder)),), heldout_fraction=0.2, min_characters=10
-    )
+    config = CorpusConfig(sources=(SourceConfig(name="s", path=str(folder)),), heldout_fraction=0.2, min_characters=10)
     for name in ("one", "two"):
         ledger = build_corpus(config, tmp_path / name)
     source = ledger["sources"][0]

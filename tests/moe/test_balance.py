@@ -15,9 +15,7 @@ from trine.moe.stats import max_violation
 RATE, BETA, KAPPA = 5e-4, 0.5, 2.0
 
 
-def smebu_formula(
-    bias: list[float], momentum: list[float], counts: list[int]
-) -> tuple[list[float], list[float]]:
+def smebu_formula(bias: list[float], momentum: list[float], counts: list[int]) -> tuple[list[float], list[float]]:
     """Equations 23-28 of the Trinity Large report, scalar by scalar in Python's float64."""
     mean = sum(counts) / len(counts)
     delta = [RATE * math.tanh(KAPPA * (mean - n) / mean) for n in counts]

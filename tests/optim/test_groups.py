@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -92,15 +94,13 @@ def test_clipping_returns_the_norm_before_and_scales_to_the_limit() -> None:
     ("decay", "middle"), [("linear", 0.5), ("cosine", 0.5), ("sqrt", 1 - 0.5**0.5)], ids=["linear", "cosine", "sqrt"]
 )
 def test_schedule_shape(decay: str, middle: float) -> None:
-    config = ScheduleConfig.model_validate(
-        {"warmup_steps": 10, "decay_steps": 20, "decay": decay, "final_ratio": 0.1}
-    )
+    config = ScheduleConfig.model_validate({"warmup_steps": 10, "decay_steps": 20, "decay": decay, "final_ratio": 0.1})
     factors = [lr_factor(step, 100, config) for step in range(1, 101)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[9:80] == [1.0] * 71
     assert factors[89] == pytest.approx(0.1 + 0.9 * middle)
     assert factors[99] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(factors[79:], factors[80:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[79:]))
 
 
 def test_default_decay_is_a_fifth_and_a_schedule_must_fit() -> None:

@@ -112,7 +112,21 @@ def parsed(page: str) -> Tags:
     return tags
 
 
-EXPECTED = ["html", "head", "meta", "meta", "meta", "meta", "title", "style", "body", "main", "noscript", "script", "script"]
+EXPECTED = [
+    "html",
+    "head",
+    "meta",
+    "meta",
+    "meta",
+    "meta",
+    "title",
+    "style",
+    "body",
+    "main",
+    "noscript",
+    "script",
+    "script",
+]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)

@@ -27,7 +27,7 @@ from trine.train.loop import fit
 from trine.train.metrics import Unwatched, read_metrics
 
 CLOCK = {"seconds", "tokens_per_second"}
-MODEL = ModelConfig(**(SMALL | {"vocab_size": None}))
+MODEL = ModelConfig.model_validate(SMALL | {"vocab_size": None})
 OPTIM = OptimConfig(muon=MuonConfig(lr=0.02), adamw=AdamWConfig(lr=0.01))
 
 
@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused_before_a_step(
 
     if train.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    shape = ModelConfig(**(SMALL | {"vocab_size": None} | model))
+    shape = ModelConfig.model_validate(SMALL | {"vocab_size": None} | model)
     with pytest.raises(BadInput, match=said):
         fit(shape, OPTIM, config(**train), tokens, tmp_path / "r")
 
@@ -203,7 +203,8 @@ def test_checkpoint_opens_in_transformers(whole: Path) -> None:
     from transformers import AfmoeForCausalLM
 
     folder = list_checkpoints(whole)[0]
-    model, info = AfmoeForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    loaded: Any = AfmoeForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    model, info = loaded
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert model.config.num_experts == 8

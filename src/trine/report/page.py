@@ -22,9 +22,9 @@ from trine.report.plots import curve, heatmap, series, smooth, spikes, typical
 
 def write_report(run: Path, out: Path | None = None) -> Path:
     """Write the report of `run` to `out` (default: RUN/report.html), whole or not at all; returns its path."""
-    target = out or run / "report.html"
+    target, page = out or run / "report.html", render(load_run(run))
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_file(target, render(load_run(run)))
+    write_file(target, page)
     return target
 
 
