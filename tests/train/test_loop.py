@@ -141,9 +141,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tokens: Path, who
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     observer = Stop(-1)
-    with pytest.raises(BadInput, match="already exists"):
-        fit(MODEL, OPTIM, config(), tokens, run, observer)
+    fit(MODEL, OPTIM, config(), tokens, run, observer)
     assert any("step-12" in text and "optimizer.safetensors" in text for text in observer.events)
+    assert trace(run) == trace(whole)
+    assert weights(run) == weights(whole)
+    assert (run / "checkpoints" / "damaged-step-12").is_dir()
 
 
 def test_no_whole_checkpoint_at_all_is_an_error_not_a_fresh_start(tokens: Path, whole: Path, tmp_path: Path) -> None:

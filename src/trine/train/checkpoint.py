@@ -113,6 +113,17 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
     return None
 
 
+def set_aside_newer(run: Path, kept: Path | None) -> None:
+    """Rename the checkpoints newer than `kept`, which are damaged, to `damaged-step-N`: their steps come again."""
+    for folder in list_checkpoints(run):
+        if folder == kept:
+            return
+        aside = folder.with_name(f"damaged-{folder.name}")
+        while aside.exists():
+            aside = aside.with_name(f"{aside.name}+")
+        folder.rename(aside)
+
+
 def read_state(folder: Path) -> RunState:
     """The RunState of a checkpoint folder. Raises BadInput when it cannot be read."""
     path = folder / "state.json"

@@ -24,7 +24,14 @@ from trine.model.init import init_model
 from trine.optim.config import OptimConfig
 from trine.optim.groups import build_optimizers
 from trine.optim.schedule import lr_factor
-from trine.train.checkpoint import RunState, newest_whole, restore, save_checkpoint, sweep_leftovers
+from trine.train.checkpoint import (
+    RunState,
+    newest_whole,
+    restore,
+    save_checkpoint,
+    set_aside_newer,
+    sweep_leftovers,
+)
 from trine.train.config import TrainConfig
 from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers, read_metrics
 from trine.train.setup import Plan, deterministic, locked, prepare
@@ -58,6 +65,7 @@ class Run:
         self.plan, self.out, self.observer = plan, out, observer
         sweep_leftovers(out)
         self.checkpoint = newest_whole(out, observer.on_event)
+        set_aside_newer(out, self.checkpoint)
         self.model = Afmoe(plan.model)
         if self.checkpoint is None:
             init_model(self.model, plan.train.seed)
