@@ -33,6 +33,7 @@ class Watcher(Observer, Protocol):
 def run_chain(loaded: Loaded[Config], out: Path, watch: Watcher) -> dict[str, Any]:
     """Every stage the config has, into the run folder `out`. Returns what each made; the report comes last."""
     config = loaded.config
+    check_machine(config)
     with claimed(loaded, out):
         made: dict[str, Any] = {"out": str(out)}
         if config.corpus is not None and not _done(out / "corpus", "corpus"):
@@ -53,11 +54,21 @@ def run_chain(loaded: Loaded[Config], out: Path, watch: Watcher) -> dict[str, An
 def train_run(loaded: Loaded[Config], out: Path, watch: Watcher) -> dict[str, Any]:
     """The training stage, its export and its report."""
     section(loaded, "train")
+    check_machine(loaded.config)
     with claimed(loaded, out):
         made: dict[str, Any] = {"out": str(out), "train": _fit(loaded.config, out, watch)}
         made["model"] = export_model(out, watch)
         made["report"] = str(_report(out))
     return made
+
+
+def check_machine(config: Config) -> None:
+    """Raise, before anything is written, for a device or a package that a later stage would miss."""
+    if config.train is not None:
+        import trine.report.page  # noqa: F401
+        from trine.train.setup import pick_device
+
+        pick_device(config.train.device)
 
 
 def section(loaded: Loaded[Config], name: str) -> Any:
@@ -192,15 +203,17 @@ def claimed(loaded: Loaded[Config], out: Path) -> Iterator[None]:
 
     Bad input found before any work is kept leaves no folder behind.
     """
-    fresh = not out.exists()
+    before = {path.name for path in out.iterdir()} if out.is_dir() else None
     _claim(loaded, out)
     try:
         yield
     except BadInput:
-        if fresh and {p.name for p in out.iterdir()} <= {"config.yaml", ".lock"}:
-            for path in out.iterdir():
-                path.unlink()
-            out.rmdir()
+        fresh = {path.name for path in out.iterdir()} - (before or set())
+        if fresh <= {"config.yaml", ".lock"}:
+            for name in fresh:
+                (out / name).unlink()
+            if before is None:
+                out.rmdir()
         raise
 
 

@@ -192,6 +192,24 @@ def test_faults_of_trine_and_of_the_disk_exit_1(
         assert "Traceback" not in done.err
 
 
+def test_a_missing_package_names_its_extra(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'pyarrow.lib'", name="pyarrow.lib")
+
+    monkeypatch.setattr("trine.cli.check.load", fail)
+    assert "pip install 'trine[data]'" in Said(capsys, "check", config).err
+
+
+def test_bad_input_leaves_a_prepared_folder_as_it_was(
+    config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "corpus").mkdir(parents=True)
+    assert Said(capsys, "train", config, "--out", tmp_path / "run").code == 2
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["corpus"]
+
+
 RECORD = {
     "step": 7,
     "loss": 2.5,

@@ -86,6 +86,18 @@ def test_python_docs_are_megabytes_of_distinct_text() -> None:
     assert documents == list(python_docs())
 
 
+def test_sets_whose_names_begin_alike_stay_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}\n")
+    sources = (
+        SourceConfig(name="a", path=str(tmp_path / "a.txt")),
+        SourceConfig(name="b", path=str(tmp_path / "b.txt"), set="train-2"),
+    )
+    build_corpus(CorpusConfig(sources=sources), tmp_path / "out")
+    assert texts(tmp_path / "out", "train") == ["a\n"]
+    assert texts(tmp_path / "out", "train-2") == ["b\n"]
+
+
 def test_everything_held_out_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text\n")
     source = SourceConfig(name="s", path=str(tmp_path / "a.txt"), set="exam")

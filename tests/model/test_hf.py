@@ -105,6 +105,28 @@ def test_export_casts_weights_and_keeps_biases_fp32(folder: Path, tmp_path: Path
     assert check_parity(tmp_path / "out")["passed"]
 
 
+def test_export_of_a_folder_that_lacks_or_adds_a_tensor_is_refused(folder: Path, tmp_path: Path) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"model.layers.9.strange": torch.zeros(1)}, file)
+    with pytest.raises(BadInput, match=r"no place for, first 'model\.layers\.9\.strange'"):
+        export_folder(folder, tmp_path / "out")
+    save_file({name: tensor for name, tensor in tensors.items() if "experts.3.up" not in name}, file)
+    with pytest.raises(BadInput, match=r"experts\.3\.up_proj\.weight' is missing"):
+        export_folder(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_special_token_ids_are_found_in_either_spelling(folder: Path, tmp_path: Path) -> None:
+    added = [{"content": "<s>", "id": 5}, {"content": "</s>", "id": 7}]
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    named = {"bos_token": {"content": "<s>"}, "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    export_folder(folder, tmp_path / "out")
+    values = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (values["bos_token_id"], values["eos_token_id"]) == (5, 7)
+
+
 def test_parity_says_no_for_a_model_that_differs(folder: Path, monkeypatch: Any) -> None:
     real = load_model
 

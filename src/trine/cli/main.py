@@ -39,6 +39,13 @@ VERBS = {
     "schema": "The JSON Schema of a config, for editors.",
 }
 
+EXTRAS = {
+    "train": {"torch", "numpy", "safetensors", "transformers"},
+    "data": {"pyarrow", "tokenizers", "zstandard"},
+    "report": {"jinja2"},
+}
+"""Which of pyproject's extras brings a package."""
+
 
 def make_app(verb: str | None = None) -> App:
     """The command with its verbs, none of them imported; `verb` will show its own help, the others a line."""
@@ -78,6 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        extra = next((name for name, packages in EXTRAS.items() if package in packages), "all")
+        return _fail(TrineError(f"this verb needs the package {package}: pip install 'trine[{extra}]'"), as_json)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(TrineError(f"{where}{error.strerror or error}"), as_json)

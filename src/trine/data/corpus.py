@@ -215,7 +215,7 @@ def read_ledger(corpus: Path) -> dict[str, Any]:
 
 def read_rows(corpus: Path, name: str, batch_rows: int = 256) -> Iterator[list[dict[str, str]]]:
     """Rows (`text`, `source`, `path`) of one set, in order, in batches."""
-    for path in sorted(corpus.glob(f"{name}-*.parquet")):
+    for path in sorted(corpus.glob(f"{name}-{'[0-9]' * 5}.parquet")):
         try:
             for batch in pq.ParquetFile(path).iter_batches(batch_rows):
                 yield batch.to_pylist()

@@ -27,7 +27,6 @@ from trine.weights.writer import TensorWriter
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PARITY_TOLERANCE = 1e-5
 _BIAS = ".mlp.expert_bias"
-_MOMENTUM = ".mlp.bias_momentum"
 
 
 def load_model(path: str | Path, dtype: str = "float32", device: str | torch.device = "cpu") -> Afmoe:
@@ -59,22 +58,24 @@ def as_dtype(name: str) -> torch.dtype:
 
 @torch.no_grad()
 def _fill(model: Afmoe, reader: TensorReader) -> None:
-    unread = {name for name in reader.tensors if not name.endswith(("rotary_emb.inv_freq", ".tokens_per_expert"))}
     for name, target in _named_tensors(model):
-        for part in _stored_parts(name, tuple(target.shape), reader):
-            stored = reader.tensors[part.name]
-            if stored.shape != part.shape:
-                raise BadInput(
-                    f"{stored.file}: '{part.name}' has shape {list(stored.shape)}, config.json says {list(part.shape)}"
-                )
-            target[part.place].copy_(reader.read(part.name))
-            unread.discard(part.name)
-    if "lm_head.weight" in unread and model.config.tie_word_embeddings:
-        unread.discard("lm_head.weight")
-        if not torch.equal(reader.read("lm_head.weight").to(model.output_weight), model.output_weight):
-            raise BadInput(f"{reader.folder}: tie_word_embeddings is true, but lm_head differs from the embedding")
-    if unread:
-        extra = sorted(unread)
+        for part, tensor in _stored(name, tuple(target.shape), reader):
+            target[part.place].copy_(tensor)
+    head = "lm_head.weight"
+    given = reader.read(head) if model.config.tie_word_embeddings and head in reader.tensors else None
+    if given is not None and not torch.equal(given.to(model.output_weight), model.output_weight):
+        raise BadInput(f"{reader.folder}: tie_word_embeddings is true, but lm_head differs from the embedding")
+    _refuse_strangers(model, reader)
+
+
+def _refuse_strangers(model: Afmoe, reader: TensorReader) -> None:
+    """Raise BadInput for a tensor that the model has no place for."""
+    known = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    for name, tensor in _named_tensors(model):
+        known |= {name, *(part.name for part in hub_parts(name, tuple(tensor.shape)))}
+    ignored = ("rotary_emb.inv_freq", ".tokens_per_expert")
+    extra = sorted(name for name in reader.tensors if name not in known and not name.endswith(ignored))
+    if extra:
         raise BadInput(f"{reader.folder}: holds {len(extra)} tensors this model has no place for, first '{extra[0]}'")
 
 
@@ -84,15 +85,19 @@ def _named_tensors(model: Afmoe) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name.endswith(_BIAS))
 
 
-def _stored_parts(name: str, shape: tuple[int, ...], reader: TensorReader) -> list[Part]:
-    if name in reader.tensors:
-        return [Part(name, shape, ())]
-    parts = hub_parts(name, shape)
-    for part in parts:
+def _stored(name: str, shape: tuple[int, ...], reader: TensorReader) -> Iterator[tuple[Part, Tensor]]:
+    """The stored tensors that an in-memory tensor consists of, in either layout. Raises BadInput."""
+    whole = name in reader.tensors
+    for part in [Part(name, shape, ())] if whole else hub_parts(name, shape):
         if part.name not in reader.tensors:
             close = nearest(part.name, reader.tensors)
             raise BadInput(f"{reader.folder}: tensor '{part.name}' is missing{close}")
-    return parts
+        stored = reader.tensors[part.name]
+        if stored.shape != part.shape:
+            raise BadInput(
+                f"{stored.file}: '{part.name}' has shape {list(stored.shape)}, config.json says {list(part.shape)}"
+            )
+        yield part, reader.read(part.name)
 
 
 def save_model(model: Afmoe, path: str | Path, tokenizer: Path | None = None) -> None:
@@ -112,16 +117,18 @@ def save_model(model: Afmoe, path: str | Path, tokenizer: Path | None = None) ->
 def export_folder(source: Path, out: Path, dtype: str = "float32", progress: Progress = silent) -> None:
     """Publish the model in `source` (either layout) as a Hub-layout folder `out`, streamed; biases stay fp32."""
     config, reader, wanted = read_config(source), TensorReader(source), as_dtype(dtype)
+    with torch.device("meta"):
+        model = Afmoe(config)
+    _refuse_strangers(model, reader)
+    named = [(name, tuple(tensor.shape)) for name, tensor in _named_tensors(model)]
     with publish(out, "model") as folder:
         with TensorWriter(folder) as writer:
-            for done, name in enumerate(reader.tensors):
-                progress(done, len(reader.tensors), "export: tensors")
-                if name.endswith(_MOMENTUM):
-                    continue
-                tensor = reader.read(name)
+            for done, (name, shape) in enumerate(named):
+                progress(done, len(named), "export: tensors")
                 kind = torch.float32 if name.endswith(_BIAS) else wanted
-                for part in hub_parts(name, tuple(tensor.shape)):
-                    writer.add(part.name, tensor[part.place].to(kind, copy=True))
+                for stored, tensor in _stored(name, shape, reader):
+                    for part in hub_parts(stored.name, stored.shape):
+                        writer.add(part.name, tensor[part.place].to(kind, copy=True))
         _write_small_files(config, folder, dtype, source)
 
 

@@ -146,8 +146,13 @@ def _special_ids(tokenizer: Path | None) -> dict[str, int]:
     named = _read_json(tokenizer / "tokenizer_config.json")
     added = _read_json(tokenizer / "tokenizer.json").get("added_tokens", [])
     ids = {one["content"]: one["id"] for one in added}
-    tokens = {key: named.get(f"{key}_token") for key in ("bos", "eos")}
+    tokens = {key: token_text(named.get(f"{key}_token")) for key in ("bos", "eos")}
     return {f"{key}_token_id": ids[token] for key, token in tokens.items() if token in ids}
+
+
+def token_text(value: Any) -> str | None:
+    """A special token of tokenizer_config.json, which is a text or a mapping with its `content`."""
+    return value.get("content") if isinstance(value, dict) else value
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

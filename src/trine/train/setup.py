@@ -65,7 +65,7 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
         train=train,
         tokens=tokens,
         shards=shards,
-        device=_device(train.device),
+        device=pick_device(train.device),
         eval_sets=_eval_sets(train.eval.sets, shards, tokens),
         eval_every=train.eval.every_steps or tenth,
         save_every=train.checkpoint_every_steps or tenth,
@@ -99,7 +99,8 @@ def _eval_sets(wanted: tuple[str, ...] | None, shards: TokenShards, tokens: Path
     return wanted
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """The device of `train.device`. Raises BadInput when there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("train.device is cuda, but torch sees no CUDA device; use auto or cpu")
     if name == "auto":
@@ -123,7 +124,7 @@ def _fingerprint(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tok
 
 
 def _environment(train: TrainConfig) -> dict[str, str]:
-    device = _device(train.device)
+    device = pick_device(train.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
         "python": platform.python_version(),
