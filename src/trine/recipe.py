@@ -56,6 +56,8 @@ class Config(Frozen):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
+        if self.train is not None and self.train.init_from and self.model is not None:
+            raise ValueError("train.init_from brings its own model; leave the section model out, or train.init_from")
         if self.train is not None:
             try:
                 check_schedule(self.train.steps, self.optim.schedule)

@@ -159,7 +159,7 @@ def edit_config(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama'"),
+        ({"model_type": "llama"}, "of models with experts only AFMoE"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"score_func": "softmax"}, "score_func"),
         ({"route_norm": False}, "route_norm"),

@@ -10,13 +10,13 @@ import torch
 from tests.model.shapes import random_tokens, small_config, small_model
 from trine.errors import BadInput
 from trine.optim.config import AdamWConfig, MuonConfig, OptimConfig, ScheduleConfig
-from trine.optim.groups import build_optimizers, clip_gradients, optimizer_of
+from trine.optim.groups import build_optimizers, clip_gradients, optimizer_of, outer_names
 from trine.optim.schedule import check_schedule, lr_factor
 
 
 def test_every_parameter_has_the_optimizer_its_place_calls_for() -> None:
     model, config = small_model(), OptimConfig()
-    kinds = {name: optimizer_of(name, p, config) for name, p in model.named_parameters()}
+    kinds = {name: optimizer_of(name, p, config, outer_names(model)) for name, p in model.named_parameters()}
     adamw = {name for name, kind in kinds.items() if kind == "adamw"}
     expected = {
         name
@@ -27,9 +27,9 @@ def test_every_parameter_has_the_optimizer_its_place_calls_for() -> None:
     assert kinds["model.layers.1.mlp.experts.gate_up_proj"] == "muon"
     switched = OptimConfig(router="muon")
     router = "model.layers.1.mlp.router.gate.weight"
-    assert optimizer_of(router, dict(model.named_parameters())[router], switched) == "muon"
+    assert optimizer_of(router, dict(model.named_parameters())[router], switched, outer_names(model)) == "muon"
     plain = OptimConfig(matrices="adamw")
-    assert {optimizer_of(n, p, plain) for n, p in model.named_parameters()} == {"adamw"}
+    assert {optimizer_of(n, p, plain, outer_names(model)) for n, p in model.named_parameters()} == {"adamw"}
 
 
 def train(model: torch.nn.Module, optimizers, steps: int) -> None:

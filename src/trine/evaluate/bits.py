@@ -13,7 +13,7 @@ from torch import Tensor
 from trine.data.loader import Batch
 
 if TYPE_CHECKING:
-    from trine.model.afmoe import Afmoe
+    from trine.model.hf import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class BitsResult:
 
 
 @torch.no_grad()
-def bits_per_byte(model: Afmoe, batches: Iterable[Batch], token_bytes_V: Tensor, chunk: int) -> BitsResult:
+def bits_per_byte(model: LanguageModel, batches: Iterable[Batch], token_bytes_V: Tensor, chunk: int) -> BitsResult:
     """Sum of -log2 p(token) over the sum of the predicted tokens' UTF-8 bytes.
 
     The end-of-document token costs bits and has no bytes, so knowing where a text ends counts. `token_bytes_V`

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trine.errors import BadInput
 from trine.model.afmoe import Afmoe
+from trine.model.causal import CausalModel
 
 _PREFILL_TOKENS = 4096
 
@@ -48,7 +50,7 @@ class Cache:
 
 @torch.no_grad()
 def generate(
-    model: Afmoe,
+    model: Afmoe | CausalModel,
     prompt: list[int],
     max_new_tokens: int,
     *,
@@ -70,7 +72,8 @@ def generate(
         raise BadInput("the prompt is empty: give at least one token")
     if max(prompt) >= vocabulary or min(prompt) < 0:
         raise BadInput(f"the prompt holds token {max(prompt)}, the model knows 0 to {vocabulary - 1}")
-    cache, device = Cache(model), model.output_weight.device
+    cache = model.new_cache() if isinstance(model, CausalModel) else Cache(model)
+    device = model.output_weight.device
     logits = torch.empty(0)
     for begin in range(0, len(prompt), _PREFILL_TOKENS):
         piece = torch.tensor([prompt[begin : begin + _PREFILL_TOKENS]], device=device)
@@ -84,7 +87,7 @@ def generate(
             logits = _last_logits(model, torch.tensor([[token]], device=device), cache)
 
 
-def _last_logits(model: Afmoe, tokens: Tensor, cache: Cache) -> Tensor:
+def _last_logits(model: Afmoe | CausalModel, tokens: Tensor, cache: Any) -> Tensor:
     hidden, _ = model.hidden(tokens, cache=cache)
     last = hidden[0, -1]
     return (model.output_weight.to(last.dtype) @ last).float().cpu()

@@ -16,8 +16,9 @@ from torch import Tensor
 from trine.errors import BadInput, CheckFailed, nearest
 from trine.manifest import publish
 from trine.model.afmoe import Afmoe
+from trine.model.causal import CausalModel, load_causal
 from trine.model.config import ModelConfig
-from trine.model.hf_config import copy_tokenizer, read_config, stored_dtype, write_config
+from trine.model.hf_config import architecture, copy_tokenizer, read_config, stored_dtype, write_config
 from trine.model.init import init_tensor
 from trine.progress import Progress, silent
 from trine.weights.names import Part, hub_parts
@@ -27,18 +28,26 @@ from trine.weights.writer import TensorWriter
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PARITY_TOLERANCE = 1e-5
 _BIAS = ".mlp.expert_bias"
+LanguageModel = Afmoe | CausalModel
+"""What the trainer, the evaluation and the decoding take."""
 
 
-def load_model(path: str | Path, dtype: str = "float32", device: str | torch.device = "cpu") -> Afmoe:
-    """The model in a Hugging Face folder, in eval mode.
+def load_model(path: str | Path, dtype: str = "float32", device: str | torch.device = "cpu") -> LanguageModel:
+    """The model in a Hugging Face folder, in eval mode: AFMoE, or a dense causal model of transformers.
 
-    Needs config.json and safetensors, in either layout; `dtype` is float32, bfloat16, float16 or auto (as the
-    folder says), selection biases stay fp32. Raises BadInput for a folder that is damaged, unsafe or of another
-    architecture, naming the file and the tensor.
+    Needs config.json and safetensors, AFMoE in either layout; `dtype` is float32, bfloat16, float16 or auto (as the
+    folder says), selection biases stay fp32. Raises BadInput for a folder that is damaged, unsafe or of an
+    architecture that cannot be represented, naming the file and the tensor.
     """
     folder = Path(path)
-    config, reader = read_config(folder), TensorReader(folder)
     wanted = as_dtype(stored_dtype(folder) if dtype == "auto" else dtype)
+    if architecture(folder) != "afmoe":
+        return load_causal(folder, wanted, device)
+    return _load_afmoe(folder, wanted, device)
+
+
+def _load_afmoe(folder: Path, wanted: torch.dtype, device: str | torch.device) -> Afmoe:
+    config, reader = read_config(folder), TensorReader(folder)
     with torch.device("meta"):
         model = Afmoe(config).to(wanted)
     model.to_empty(device=device)
@@ -100,11 +109,14 @@ def _stored(name: str, shape: tuple[int, ...], reader: TensorReader) -> Iterator
         yield part, reader.read(part.name)
 
 
-def save_model(model: Afmoe, path: str | Path, tokenizer: Path | None = None) -> None:
+def save_model(model: LanguageModel, path: str | Path, tokenizer: Path | None = None) -> None:
     """Publish `model` as a Hugging Face folder in the Hub layout, parameters in the type they have.
 
     Raises BadInput when `path` exists.
     """
+    if isinstance(model, CausalModel):
+        _save_causal(model, Path(path), tokenizer)
+        return
     dtype = next(name for name, one in DTYPES.items() if one == model.model.embed_tokens.weight.dtype)
     with publish(Path(path), "model") as folder:
         with TensorWriter(folder) as writer:
@@ -114,9 +126,23 @@ def save_model(model: Afmoe, path: str | Path, tokenizer: Path | None = None) ->
         _write_small_files(model.config, folder, dtype, tokenizer)
 
 
+def _save_causal(model: CausalModel, path: Path, tokenizer: Path | None) -> None:
+    with publish(path, "model") as folder:
+        model.write(folder)
+        if tokenizer is not None:
+            copy_tokenizer(tokenizer, folder)
+
+
 def export_folder(source: Path, out: Path, dtype: str = "float32", progress: Progress = silent) -> None:
-    """Publish the model in `source` (either layout) as a Hub-layout folder `out`, streamed; biases stay fp32."""
-    config, reader, wanted = read_config(source), TensorReader(source), as_dtype(dtype)
+    """Publish the model in `source` (either layout) as a folder `out` for the Hub.
+
+    AFMoE is streamed and its selection biases stay fp32; another model is held in memory.
+    """
+    wanted = as_dtype(dtype)
+    if architecture(source) != "afmoe":
+        _save_causal(load_causal(source, wanted, "cpu"), out, source)
+        return
+    config, reader = read_config(source), TensorReader(source)
     with torch.device("meta"):
         model = Afmoe(config)
     _refuse_strangers(model, reader)

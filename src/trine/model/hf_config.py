@@ -90,6 +90,15 @@ def _first(error: Exception) -> str:
     return f"{'.'.join(map(str, one['loc']))}: {one['msg']} (got {one['input']!r:.60})".lstrip(": ")
 
 
+def architecture(folder: Path) -> str:
+    """`model_type` of `folder`/config.json. Raises BadInput when it cannot be read or names none."""
+    path = folder / "config.json"
+    kind = _read_json(path).get("model_type")
+    if not isinstance(kind, str):
+        raise BadInput(f"{path}: model_type is {kind!r}; expected the name of an architecture, such as 'afmoe'")
+    return kind
+
+
 def stored_dtype(folder: Path) -> str:
     """`dtype` of config.json (`torch_dtype` in older ones); float32 when it is not given."""
     values = _read_json(folder / "config.json")

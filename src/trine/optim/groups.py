@@ -11,12 +11,16 @@ from trine.errors import BadInput
 from trine.optim.config import AdamWConfig, MuonConfig, OptimConfig
 from trine.optim.muon import Muon
 
-_OUTER = ("model.embed_tokens.weight", "lm_head.weight")
+
+def outer_names(model: nn.Module) -> set[str]:
+    """Names of the embeddings, found by module type, and of the head."""
+    embeddings = {f"{name}.weight" for name, one in model.named_modules() if isinstance(one, nn.Embedding)}
+    return embeddings | {"lm_head.weight", "embed_out.weight"}
 
 
-def optimizer_of(name: str, parameter: Tensor, config: OptimConfig) -> str:
+def optimizer_of(name: str, parameter: Tensor, config: OptimConfig, outer: set[str]) -> str:
     """`muon` or `adamw`: embedding, head and vectors to AdamW, router and hidden matrices as configured."""
-    if parameter.dim() < 2 or name in _OUTER:
+    if parameter.dim() < 2 or name in outer:
         return "adamw"
     return config.router if name.endswith("router.gate.weight") else config.matrices
 
@@ -75,11 +79,12 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> Optimizers:
     muon: dict[int, list[Tensor]] = {}
     adamw: dict[bool, list[Tensor]] = {}
     names: dict[Tensor, str] = {}
+    outer = outer_names(model)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         names[parameter] = name
-        if optimizer_of(name, parameter, config) == "muon":
+        if optimizer_of(name, parameter, config, outer) == "muon":
             split = 2 if name.endswith("experts.gate_up_proj") else 1
             muon.setdefault(split, []).append(parameter)
         else:

@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 
 from trine.errors import BadInput, TrineError
 from trine.manifest import publish, remove_stale, verify
+from trine.model.causal import CausalModel
 from trine.model.hf_config import copy_tokenizer, write_config
 
 if TYPE_CHECKING:
-    from trine.model.afmoe import Afmoe
+    from trine.model.hf import LanguageModel
     from trine.optim.groups import Optimizers
 
 _MOMENTUM = "bias_momentum"
@@ -62,7 +63,7 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    run: Path, model: Afmoe, optimizers: Optimizers, state: RunState, tokenizer: Path, keep: int
+    run: Path, model: LanguageModel, optimizers: Optimizers, state: RunState, tokenizer: Path, keep: int
 ) -> Path:
     """Publish the checkpoint of `state.step`, then drop all but the newest `keep`. Returns its folder."""
     target = checkpoint_folder(run, state.step)
@@ -71,7 +72,10 @@ def save_checkpoint(
     with publish(target, "checkpoint", {"step": state.step}) as folder:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         save_file(optimizers.state_tensors() | balancing, folder / "optimizer.safetensors")
-        write_config(model.config, folder, dtype="float32", tokenizer=tokenizer)
+        if isinstance(model, CausalModel):
+            model.write_config(folder, dtype="float32")
+        else:
+            write_config(model.config, folder, dtype="float32", tokenizer=tokenizer)
         copy_tokenizer(tokenizer, folder)
         (folder / "state.json").write_text(json.dumps(asdict(state), indent=1) + "\n")
     for old in list_checkpoints(run)[keep:]:
@@ -133,7 +137,7 @@ def read_state(folder: Path) -> RunState:
         raise BadInput(f"{path}: not a checkpoint's state ({error})") from None
 
 
-def restore(folder: Path, model: Afmoe, optimizers: Optimizers) -> RunState:
+def restore(folder: Path, model: LanguageModel, optimizers: Optimizers) -> RunState:
     """Load tensors into `model` and `optimizers`, exactly as they were saved."""
     optimizer_tensors = load_file(folder / "optimizer.safetensors")
     balancing = {n: optimizer_tensors.pop(n) for n in list(optimizer_tensors) if n.endswith(_MOMENTUM)}

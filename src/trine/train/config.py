@@ -28,6 +28,9 @@ class TrainConfig(Frozen):
     """Folder of the pack stage. Default: tokens/ in the run folder."""
     steps: Count = Field(default=1000, ge=1)
     """Optimizer steps."""
+    init_from: str | None = None
+    """Hugging Face folder whose model and weights the run starts from (AFMoE or a dense causal model of transformers);
+    the section `model` is then left out. Default: the model of `model`, randomly initialised."""
     sequence_length: Count = Field(default=512, ge=2)
     batch_sequences: Count = Field(default=16, ge=1)
     """Sequences in one optimizer step."""

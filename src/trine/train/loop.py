@@ -20,6 +20,7 @@ from trine.errors import BadInput, TrineError
 from trine.evaluate.bits import bits_per_byte
 from trine.model.afmoe import Afmoe
 from trine.model.config import ModelConfig
+from trine.model.hf import LanguageModel, load_model
 from trine.model.init import init_model
 from trine.optim.config import OptimConfig
 from trine.optim.groups import build_optimizers
@@ -66,9 +67,7 @@ class Run:
         sweep_leftovers(out)
         self.checkpoint = newest_whole(out, observer.on_event)
         set_aside_newer(out, self.checkpoint)
-        self.model = Afmoe(plan.model)
-        if self.checkpoint is None:
-            init_model(self.model, plan.train.seed)
+        self.model = self._build()
         self.model.to(plan.device).train()
         self.model.compute_dtype = getattr(torch, plan.train.dtype)
         self.model.recompute = plan.train.recompute
@@ -97,6 +96,19 @@ class Run:
             if step % self.plan.save_every == 0 or step == steps:
                 self._save(step)
         return self._finish(record, time.monotonic() - started)
+
+    def _build(self) -> LanguageModel:
+        plan = self.plan
+        if plan.start is None:
+            model = Afmoe(plan.model)
+            if self.checkpoint is None:
+                init_model(model, plan.train.seed)
+            return model
+        model = load_model(plan.start)
+        held, needed = model.output_weight.shape[0], plan.shards.vocab_size
+        if held < needed:
+            raise BadInput(f"{plan.start}: has {held} embeddings, the tokenizer of {plan.tokens} {needed} tokens")
+        return model
 
     def _resume(self, checkpoint: Path) -> RunState:
         state = restore(checkpoint, self.model, self.optimizers)

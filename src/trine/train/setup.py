@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import platform
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ class Plan:
     """What a run will do."""
 
     model: ModelConfig
-    """With `vocab_size` filled in."""
+    """With `vocab_size` filled in; not used with `start`."""
+    start: Path | None
+    """Folder of the model the run starts from."""
     optim: OptimConfig
     train: TrainConfig
     tokens: Path
@@ -58,9 +61,13 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
     check_schedule(train.steps, optim.schedule)
     if "train" not in shards.sets:
         raise BadInput(f"{tokens}: has no set named train (sets: {', '.join(shards.sets) or 'none'})")
+    start = Path(train.init_from).expanduser() if train.init_from else None
+    if start is not None:
+        check_same_tokenizer(start, tokens / "tokenizer")
     tenth = max(1, train.steps // 10)
     return Plan(
         model=model,
+        start=start,
         optim=optim,
         train=train,
         tokens=tokens,
@@ -69,7 +76,7 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
         eval_sets=_eval_sets(train.eval.sets, shards, tokens),
         eval_every=train.eval.every_steps or tenth,
         save_every=train.checkpoint_every_steps or tenth,
-        fingerprint=_fingerprint(model, optim, train, tokens),
+        fingerprint=_fingerprint(model, optim, train, tokens, start),
         environment=_environment(train),
     )
 
@@ -108,19 +115,57 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-_NO_EFFECT = {"device", "keep_checkpoints", "loader_workers", "tokens", "track", "checkpoint_every_steps"}
+_NO_EFFECT = {"device", "init_from", "keep_checkpoints", "loader_workers", "tokens", "track", "checkpoint_every_steps"}
 """Fields of TrainConfig that move no number of the run."""
 
 
-def _fingerprint(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: Path) -> str:
+def _fingerprint(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: Path, start: Path | None) -> str:
     return digest_of(
         {
             "model": model.model_dump(mode="json"),
             "optim": optim.model_dump(mode="json"),
             "train": train.model_dump(mode="json", exclude=_NO_EFFECT),
             "tokens": sha256_file(tokens / MANIFEST),
+            "start": None if start is None else _folder_digest(start),
         }
     )
+
+
+def _folder_digest(folder: Path) -> dict[str, str]:
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    if not files[0].is_file():
+        raise BadInput(f"{files[0]}: missing; train.init_from expects a Hugging Face model folder")
+    return {path.name: sha256_file(path) for path in files}
+
+
+def check_same_tokenizer(start: Path, packed: Path) -> None:
+    """Raise BadInput when the tokens were packed with another tokenizer than the one of the model in `start`.
+
+    A folder without tokenizer.json, such as a freshly initialised one, has nothing to compare.
+    """
+    files = [folder / "tokenizer.json" for folder in (start, packed)]
+    if not all(path.is_file() for path in files):
+        return
+    ours, theirs = (_vocabulary(path) for path in files)
+    if ours != theirs:
+        differ = sorted(ours.items() ^ theirs.items())
+        raise BadInput(
+            f"{packed}: the tokens were packed with another tokenizer than that of {start}: {len(differ)} entries "
+            f"differ, first {differ[0]!r}; pack the text again with tokenizer.path: {start}"
+        )
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    """Every token's id, added ones included."""
+    try:
+        values = json.loads(path.read_bytes())
+        vocabulary = values["model"]["vocab"]
+        added = {one["content"]: one["id"] for one in values.get("added_tokens", [])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path}: not a tokenizer ({error})") from None
+    if isinstance(vocabulary, list):  # Unigram: pairs of token and score
+        vocabulary = {pair[0]: i for i, pair in enumerate(vocabulary)}
+    return vocabulary | added
 
 
 def _environment(train: TrainConfig) -> dict[str, str]:

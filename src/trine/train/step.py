@@ -22,7 +22,7 @@ from trine.train.config import TrainConfig
 from trine.train.loss import chunked_cross_entropy
 
 if TYPE_CHECKING:
-    from trine.model.afmoe import Afmoe
+    from trine.model.hf import LanguageModel
     from trine.optim.groups import Optimizers
 
 
@@ -41,7 +41,7 @@ class StepResult:
 
 
 def train_step(
-    model: Afmoe,
+    model: LanguageModel,
     optimizers: Optimizers,
     micro_batches: Sequence[Batch],
     config: TrainConfig,
@@ -91,6 +91,6 @@ def train_step(
     return result
 
 
-def _health(model: Afmoe, stats: StepStats) -> list[LayerHealth]:
+def _health(model: LanguageModel, stats: StepStats) -> list[LayerHealth]:
     moe = model.moe_layers()
     return stats.health(list(moe), [mlp.expert_bias for mlp in moe.values()])
