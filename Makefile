@@ -29,6 +29,7 @@ lint: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/loader.py
 	$(BIN)/python bench/train_step.py $(ARGS)
 
 soak: $(VENV)/.ready-dev

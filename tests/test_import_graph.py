@@ -24,7 +24,7 @@ ARROWS = {
 """Room to rooms it may import, besides the leaves and config models (`*/config.py`)."""
 EVERYTHING = {"cli", "recipe", "chain", "completion"}
 SMALL_CORE = {"torch", "numpy", "safetensors", "transformers", "pydantic"}
-IN_MEMORY_DATA = {"shards", "pack", "loader"}
+IN_MEMORY_DATA = {"shards", "pack", "rsdb", "loader"}
 
 
 def modules() -> list[Path]:

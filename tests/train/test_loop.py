@@ -272,3 +272,13 @@ def test_state_is_plain_json_and_safetensors(whole: Path) -> None:
     state = json.loads((folder / "state.json").read_text())
     assert (state["step"], state["sequence"]) == (12, 48)
     assert {p.suffix for p in folder.iterdir()} == {".json", ".safetensors"}
+
+
+def test_a_run_through_the_document_buffer_is_resumed_bit_for_bit(tokens: Path, whole: Path, tmp_path: Path) -> None:
+    buffered = {"packing": "rsdb", "rsdb_documents": 6}
+    fit(MODEL, OPTIM, config(**buffered), tokens, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(MODEL, OPTIM, config(**buffered), tokens, tmp_path / "cut", Stop(8))
+    fit(MODEL, OPTIM, config(loader_workers=3, **buffered), tokens, tmp_path / "cut")
+    assert trace(tmp_path / "cut") == trace(tmp_path / "whole") != trace(whole)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")

@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from trine.data.pack import TokenStream
+from trine.data.rsdb import BufferedStream
 from trine.data.shards import TokenSet
+
+Stream = TokenStream | BufferedStream
+"""What gives tokens, targets and document ids by sequence index."""
 
 _AHEAD = 2
 """Batches prepared in advance per worker."""
@@ -39,7 +43,7 @@ class Batch:
         )
 
 
-def batches(stream: TokenStream, start: int, rows: int, workers: int) -> Iterator[Batch]:
+def batches(stream: Stream, start: int, rows: int, workers: int) -> Iterator[Batch]:
     """Endless batches of `rows` sequences, the first beginning with sequence `start`."""
     if workers == 0:
         while True:
@@ -58,7 +62,7 @@ def batches(stream: TokenStream, start: int, rows: int, workers: int) -> Iterato
                 future.cancel()
 
 
-def make_batch(stream: TokenStream, start: int, rows: int) -> Batch:
+def make_batch(stream: Stream, start: int, rows: int) -> Batch:
     """Sequences start ... start + rows - 1 of the stream."""
     tokens, targets, ids = zip(*(stream.sequence(start + i) for i in range(rows)), strict=True)
     return Batch(

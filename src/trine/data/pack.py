@@ -18,6 +18,17 @@ from trine.data.shards import TokenSet
 from trine.errors import BadInput
 
 
+def keyed_generator(name: str) -> np.random.Generator:
+    """A generator of its own for each `name`."""
+    key = hashlib.sha256(name.encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
+
+
+def epoch_order(documents: int, seed: int, epoch: int) -> np.ndarray:
+    """The order, int64 [documents], in which an epoch takes a set's documents."""
+    return keyed_generator(f"{seed}/epoch/{epoch}").permutation(documents)
+
+
 @dataclass(frozen=True)
 class _Epoch:
     order: np.ndarray
@@ -67,9 +78,5 @@ class TokenStream:
 
     def _make_epoch(self, number: int) -> _Epoch:
         count = self.documents.documents
-        order = np.arange(count)
-        if self.shuffle:
-            key = hashlib.sha256(f"{self.seed}/epoch/{number}".encode()).digest()
-            generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
-            order = generator.permutation(count)
+        order = epoch_order(count, self.seed, number) if self.shuffle else np.arange(count)
         return _Epoch(order, np.cumsum(self.documents.lengths[order]))

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -45,6 +45,8 @@ class RunState:
     """Digest of everything that decides the run: configs and the token folder."""
     environment: dict[str, str]
     """Versions, device and threads the step was computed with."""
+    packing: dict[str, Any] | None = None
+    """State of the buffer when packing is RSDB."""
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:

@@ -38,6 +38,10 @@ class TrainConfig(Frozen):
     """Sequences in one forward and backward pass; must divide `batch_sequences`."""
     document_mask: bool = True
     """Attention stays inside a document (Trinity Large); false lets it cross (Nano, Mini)."""
+    packing: Literal["carry_over", "rsdb"] = "carry_over"
+    """How documents fill sequences: end to end, or drawn at random from a buffer (RSDB, Trinity Large)."""
+    rsdb_documents: Count = Field(default=4096, ge=1)
+    """Nominal size of the RSDB buffer, which holds twice as many documents."""
     seed: Count = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"

@@ -10,12 +10,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trine.data.loader import Batch, TokenStream, batches, eval_batches
+from trine.data.loader import Batch, Stream, TokenStream, batches, eval_batches
+from trine.data.rsdb import BufferedStream
 from trine.errors import BadInput, TrineError
 from trine.evaluate.bits import bits_per_byte
 from trine.model.afmoe import Afmoe
@@ -75,6 +77,7 @@ class Run:
         self.state = RunState(0, 0, 0, plan.fingerprint, plan.environment)
         if self.checkpoint is not None:
             self.state = self._resume(self.checkpoint)
+        self.stream = self._stream()
         if (plan.tokens / "ledger.json").exists():
             shutil.copyfile(plan.tokens / "ledger.json", out / "ledger.json")
         self.log = MetricsLog(out / "metrics.jsonl", self.state.step)
@@ -84,7 +87,8 @@ class Run:
         """Every step from where the run stands to the last one."""
         steps, started, record = self.plan.train.steps, time.monotonic(), {}
         self.observer.on_start(self._info())
-        stream = self._stream()
+        train = self.plan.train
+        stream = batches(self.stream, self.state.sequence, train.micro_batch_sequences, train.loader_workers)
         for step in range(self.state.step + 1, steps + 1):
             begun = time.monotonic()
             factor = lr_factor(step, steps, self.plan.optim.schedule)
@@ -124,13 +128,20 @@ class Run:
                     "the run goes on, but not bit-identical to an uninterrupted one"
                 )
         self.observer.on_event(f"resumed from {checkpoint.name}")
-        return RunState(state.step, state.tokens, state.sequence, state.fingerprint, self.plan.environment)
+        return replace(state, environment=self.plan.environment)
 
-    def _stream(self) -> Iterator[Batch]:
-        train = self.plan.train
-        documents = self.plan.shards.sets["train"]
-        stream = TokenStream(documents, train.sequence_length, train.seed, masked=train.document_mask)
-        return batches(stream, self.state.sequence, train.micro_batch_sequences, train.loader_workers)
+    def _stream(self) -> Stream:
+        train, documents = self.plan.train, self.plan.shards.sets["train"]
+        if train.packing == "carry_over":
+            return TokenStream(documents, train.sequence_length, train.seed, masked=train.document_mask)
+        return BufferedStream(
+            documents,
+            train.sequence_length,
+            train.seed,
+            train.rsdb_documents,
+            masked=train.document_mask,
+            state=self.state.packing,
+        )
 
     def _step(self, step: int, stream: Iterator[Batch], factor: float) -> StepResult:
         train = self.plan.train
@@ -198,13 +209,14 @@ class Run:
             tracker.log(flat_numbers(record), record["step"])
 
     def _save(self, step: int) -> None:
-        plan = self.plan
+        plan, sequence = self.plan, step * self.plan.train.batch_sequences
         state = RunState(
             step=step,
             tokens=step * plan.tokens_per_step,
-            sequence=step * plan.train.batch_sequences,
+            sequence=sequence,
             fingerprint=plan.fingerprint,
             environment=plan.environment,
+            packing=self.stream.state(sequence) if isinstance(self.stream, BufferedStream) else None,
         )
         self.log.sync()
         self.checkpoint = save_checkpoint(
