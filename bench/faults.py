@@ -32,10 +32,8 @@ from trine.optim.config import OptimConfig
 from trine.train.checkpoint import list_checkpoints
 from trine.train.config import EvalConfig, TrainConfig
 from trine.train.loop import fit
-from trine.train.metrics import read_metrics
+from trine.train.metrics import CLOCK, read_metrics
 
-CLOCK = {"seconds", "tokens_per_second"}
-"""Metrics that tell the time, not the run."""
 MODEL = ModelConfig(
     vocab_size=256,
     hidden_size=32,

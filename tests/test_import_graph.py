@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "trine"
-LEAVES = {"errors", "manifest", "progress", "config"}
+LEAVES = {"errors", "manifest", "progress", "stability", "config"}
 ARROWS = {
     "data": set(),
     "weights": set(),

@@ -214,6 +214,8 @@ RECORD = {
     "step": 7,
     "loss": 2.5,
     "tokens_per_second": 1234.5,
+    "mfu": 0.42,
+    "spikes": 2,
     "max_vio": 0.5,
     "router": {"dead": [0, 2]},
     "bits_per_byte": {"heldout": 1.25},
@@ -236,7 +238,16 @@ def test_plain_lines_tell_loss_speed_router_and_eta(capsys: pytest.CaptureFixtur
         watch.on_step(RECORD)
         watch.on_end({"seconds": 61, "checkpoint": "x/step-10"})
     err = capsys.readouterr().err
-    for part in ("9/9 files", "from step 2", "7/10", "loss 2.500", "1,234 tokens/s", "MaxVio 0.50, 2 dead experts"):
+    for part in (
+        "9/9 files",
+        "from step 2",
+        "7/10",
+        "loss 2.500",
+        "1,234 tokens/s",
+        "MFU 42%",
+        "2 loss spikes",
+        "MaxVio 0.50, 2 dead experts",
+    ):
         assert part in err
     for part in ("heldout 1.250 bits/byte", "ETA 0:00", "done in 1:01"):
         assert part in err

@@ -17,7 +17,8 @@ import pytest
 
 from trine.errors import BadInput
 from trine.report.page import write_report
-from trine.report.plots import curve, heatmap, smooth, spikes, thin
+from trine.report.plots import curve, heatmap, smooth, thin
+from trine.stability import spikes
 
 PAYLOADS = [
     "</script><script>alert(1)</script>",
@@ -50,6 +51,12 @@ def records(steps: int, layers: int = 4, spike: int | None = None) -> list[dict[
                 "grad_norm": 1 + math.sin(step) ** 2,
                 "tokens_per_second": 4000.0 + step % 7,
                 "seconds": 0.25,
+                "mfu": 0.5,
+                "time": {"data": 0.01, "forward": 0.08, "backward": 0.15, "optimizer": 0.01},
+                "memory_bytes": 2**30 + step,
+                "batch_het": 0.1 + step % 3 / 100,
+                "spikes": int(spike is not None and step >= spike),
+                "grad_norm_kurtosis": None if step < 16 else 3.0,
                 "epoch": step / steps,
                 "max_vio": 1 / step,
                 "router": {
@@ -231,8 +238,8 @@ def test_chromium_draws_it_and_runs_no_payload(tmp_path: Path) -> None:
     )
     dom = parsed(done.stdout)
     names = [tag for tag, _ in dom.tags]
-    assert names.count("svg") == 6
-    assert names.count("polyline") == 8
+    assert names.count("svg") == 11
+    assert names.count("polyline") == 16
     assert "canvas" in names
     assert "img" not in names
     assert names.count("script") == 2

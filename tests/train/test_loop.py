@@ -24,9 +24,8 @@ from trine.optim.config import AdamWConfig, MuonConfig, OptimConfig
 from trine.train.checkpoint import list_checkpoints
 from trine.train.config import TrainConfig
 from trine.train.loop import fit
-from trine.train.metrics import Unwatched, read_metrics
+from trine.train.metrics import CLOCK, Unwatched, read_metrics
 
-CLOCK = {"seconds", "tokens_per_second"}
 MODEL = ModelConfig.model_validate(SMALL | {"vocab_size": None})
 OPTIM = OptimConfig(muon=MuonConfig(lr=0.02), adamw=AdamWConfig(lr=0.01))
 

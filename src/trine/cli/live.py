@@ -117,6 +117,10 @@ def health(record: dict[str, Any]) -> str:
     if "max_vio" in record:
         dead = sum(record["router"]["dead"])
         parts.append(f"MaxVio {record['max_vio']:.2f}" + (f", {dead} dead experts" if dead else ""))
+    if "mfu" in record:
+        parts.insert(2, f"MFU {record['mfu']:.0%}")
+    if record.get("spikes"):
+        parts.append(f"{record['spikes']} loss spike" + ("s" if record["spikes"] > 1 else ""))
     parts += [f"{name} {value:.3f} bits/byte" for name, value in record.get("bits_per_byte", {}).items()]
     return "  ".join(parts)
 

@@ -72,7 +72,7 @@ class BufferedStream:
             raise BadInput("the token set is empty: nothing to train on")
         self.documents, self.length, self.seed, self.masked = documents, sequence_length, seed, masked
         self.nominal = buffer_documents
-        self._order = lru_cache(maxsize=2)(lambda epoch: epoch_order(documents.documents, seed, epoch))
+        self._order = lru_cache(maxsize=2)(self._order_of)
         self._lock = threading.Lock()
         self._plans: dict[int, list[_Segment]] = {}
         first = _Buffer(0, 0, 0, [], [])
@@ -108,6 +108,10 @@ class BufferedStream:
             while self._now.sequence < index:
                 self._advance()
             return asdict(self._kept[self._newest(index)])
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        order = epoch_order(self.documents.documents, self.seed, epoch)
+        return order[self.documents.lengths[order] > 0]
 
     def _plan_of(self, index: int) -> list[_Segment]:
         if index not in self._plans:
@@ -159,7 +163,6 @@ class BufferedStream:
             order = self._order(buffer.epoch)
             chosen = order[buffer.entered : buffer.entered + 2 * self.nominal - len(buffer.documents)]
             buffer.entered += len(chosen)
-            chosen = chosen[self.documents.lengths[chosen] > 0]
             buffer.documents += chosen.tolist()
             buffer.heads += [0] * len(chosen)
             if buffer.documents:

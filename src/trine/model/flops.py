@@ -1,13 +1,16 @@
-"""How many parameters a model has, and how many a token passes through."""
+"""How many parameters a model has, how many a token passes through, and the arithmetic that takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from trine.model.afmoe import Afmoe
 from trine.model.config import ModelConfig
+from trine.model.hf import LanguageModel
 from trine.weights.names import is_stacked
 
 
@@ -35,3 +38,48 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
         if not name.startswith("model.layers."):
             outside += used
     return ParameterCounts(total=total, active=active, active_blocks=active - outside)
+
+
+def forward_flops(model: LanguageModel, length: int) -> float:
+    """Floating-point operations of the forward pass per token of a sequence of `length` tokens.
+
+    Two for each weight of a matrix the token passes (top-k experts, router, head; an embedding is a lookup) and
+    4 * heads * head_dim for each key a query sees: min(t, window) for token t = 1 ... length in a layer with a
+    window, t in another. Norms, activations and document boundaries are left out. `model` may be on the meta device.
+    """
+    lookups = {f"{name}.weight" for name, one in model.named_modules() if isinstance(one, nn.Embedding)}
+    weights = float(model.output_weight.numel())
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and name not in lookups and parameter is not model.output_weight:
+            weights += parameter.numel() * _used_share(model, name)
+    pairs = 0.0
+    for window in _windows(model):
+        seen = min(length, window or length)
+        pairs += (seen * (seen + 1) / 2 + (length - seen) * seen) / length
+    heads = model.config.num_attention_heads
+    head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
+    return 2 * weights + 4 * heads * head_dim * pairs
+
+
+def training_flops(model: LanguageModel, length: int) -> float:
+    """Per token forward and backward, which makes two products for each of the forward's.
+
+    What recomputation repeats is not counted, so that MFU tells useful work.
+    """
+    return 3 * forward_flops(model, length)
+
+
+def _used_share(model: LanguageModel, name: str) -> float:
+    if isinstance(model, Afmoe) and is_stacked(name):
+        return model.config.num_experts_per_tok / model.config.num_experts
+    return 1.0
+
+
+def _windows(model: LanguageModel) -> list[int | None]:
+    """The attention window of each layer; None sees everything before."""
+    config: Any = model.config
+    window = getattr(config, "sliding_window", None)
+    kinds = config.layers() if isinstance(model, Afmoe) else getattr(config, "layer_types", None)
+    if kinds is None:
+        kinds = ["sliding_attention"] * config.num_hidden_layers
+    return [window if kind == "sliding_attention" else None for kind in kinds]

@@ -17,7 +17,8 @@ from jinja2 import Environment
 
 from trine.manifest import write_file
 from trine.report.load import RunFiles, load_run
-from trine.report.plots import curve, heatmap, series, smooth, spikes, typical
+from trine.report.plots import curve, heatmap, series, smooth, typical
+from trine.stability import WINDOW, spikes
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
@@ -93,9 +94,15 @@ def _tiles(files: RunFiles) -> list[dict[str, str]]:
         tiles.append(_tile(f"bits per byte, {name}", _figure(value), f"from {_figure(first)}"))
     note = "none" if not found else "at step " + ", ".join(f"{step:,}" for step in found[:5])
     tiles += [
-        _tile("loss spikes", str(len(found)), f"{note}; over six deviations above the 128 steps before"),
+        _tile("loss spikes", str(len(found)), f"{note}; six robust deviations above the median of {WINDOW} steps"),
         _tile("speed", f"{speed or 0:,.0f}", f"tokens per second, median; {seconds / 60:,.1f} minutes of steps"),
     ]
+    used, memory = typical(curve(files.metrics, "mfu")), curve(files.metrics, "memory_bytes")
+    if used is not None:
+        tiles.append(_tile("MFU", f"{used:.1%}", "median; model FLOPs over the matrix-product peak measured at start"))
+    if memory:
+        most = max(value for _, value in memory)
+        tiles.append(_tile("memory", f"{most / 2**30:.2f} GiB", "the most seen at the end of a part of a step"))
     if files.parity:
         figure = f"{files.parity.get('max_relative_logit_difference', 0):.1e}"
         verdict = "equal" if files.parity.get("passed") else "different"
@@ -147,12 +154,47 @@ def _charts(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "series": _present([("each step", curve(metrics, "tokens_per_second"))]),
             "zero": True,
         },
+        *_cost_charts(metrics),
+        {
+            "title": "Spread of micro-batches",
+            "unit": "BatchHet: largest less mean loss, nats per token",
+            "series": _present([("BatchHet", curve(metrics, "batch_het"))]),
+            "zero": True,
+        },
+        {
+            "title": "Kurtosis of gradient norms",
+            "unit": f"over the last {WINDOW} steps; 3 is normal noise",
+            "series": _present([("kurtosis", curve(metrics, "grad_norm_kurtosis"))]),
+            "zero": True,
+        },
         {
             "title": "Load imbalance",
             "unit": "MaxVio, mean over layers; 0 is perfect balance",
             "series": _present([("MaxVio", curve(metrics, "max_vio"))]),
             "zero": True,
         },
+    ]
+
+
+def _cost_charts(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    timed = [one["time"] | {"step": one["step"]} for one in metrics if one.get("time")]
+    parts = dict.fromkeys(name for one in timed for name in one if name != "step")
+    used = [(step, 100 * value) for step, value in curve(metrics, "mfu")]
+    memory = [(step, value / 2**30) for step, value in curve(metrics, "memory_bytes")]
+    return [
+        {
+            "title": "Step time",
+            "unit": "seconds by part",
+            "series": _present([(name, curve(timed, name)) for name in parts]),
+            "zero": True,
+        },
+        {
+            "title": "MFU",
+            "unit": "percent of the matrix-product peak",
+            "series": _present([("each step", used)]),
+            "zero": True,
+        },
+        {"title": "Memory", "unit": "GiB", "series": _present([("most in the step", memory)]), "zero": True},
     ]
 
 

@@ -1,14 +1,13 @@
-"""Metrics to what a page can draw: thinned curves that keep their extremes, a heatmap, loss spikes."""
+"""Metrics to what a page can draw: thinned curves that keep their extremes, a heatmap."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, median, pstdev
+from statistics import median
 from typing import Any
 
 MAX_POINTS = 2000
 MAX_COLUMNS = 160
-_WINDOW, _SIGMAS = 128, 6.0
 
 Point = tuple[int, float]
 
@@ -40,20 +39,6 @@ def smooth(points: Sequence[Point], share: float = 0.02) -> list[Point]:
         total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
         out.append((step, total / weight if weight else value))
     return out
-
-
-def spikes(points: Sequence[Point]) -> list[int]:
-    """Steps whose loss lies more than six standard deviations above the mean of the 128 steps before.
-
-    The first 128 steps, whose loss still falls, are not judged; nor is a rise of less than 0.1 nats.
-    """
-    values = [value for _, value in points]
-    found = []
-    for i in range(_WINDOW, len(values)):
-        before = values[i - _WINDOW : i]
-        if values[i] > fmean(before) + max(_SIGMAS * pstdev(before), 0.1):
-            found.append(points[i][0])
-    return found
 
 
 def heatmap(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -22,11 +22,13 @@ from trine.errors import BadInput, TrineError
 from trine.evaluate.bits import bits_per_byte
 from trine.model.afmoe import Afmoe
 from trine.model.config import ModelConfig
+from trine.model.flops import training_flops
 from trine.model.hf import LanguageModel, load_model
 from trine.model.init import init_model
 from trine.optim.config import OptimConfig
 from trine.optim.groups import build_optimizers
 from trine.optim.schedule import lr_factor
+from trine.stability import Stability
 from trine.train.checkpoint import (
     RunState,
     newest_whole,
@@ -36,8 +38,9 @@ from trine.train.checkpoint import (
     sweep_leftovers,
 )
 from trine.train.config import TrainConfig
+from trine.train.meters import StepMeter, peak_flops
 from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers, read_metrics
-from trine.train.setup import Plan, deterministic, locked, prepare
+from trine.train.setup import Plan, deterministic, locked, prepare, threads
 from trine.train.step import StepResult, train_step
 
 
@@ -81,6 +84,9 @@ class Run:
         if (plan.tokens / "ledger.json").exists():
             shutil.copyfile(plan.tokens / "ledger.json", out / "ledger.json")
         self.log = MetricsLog(out / "metrics.jsonl", self.state.step)
+        self.stability = Stability(read_metrics(out / "metrics.jsonl"))
+        self.step_flops = plan.tokens_per_step * training_flops(self.model, plan.train.sequence_length)
+        self.peak = peak_flops(plan.device, getattr(torch, plan.train.dtype), threads(plan.train))
         self.trackers = open_trackers(plan.train.track, out, self.state.step)
 
     def loop(self) -> dict[str, Any]:
@@ -90,10 +96,10 @@ class Run:
         train = self.plan.train
         stream = batches(self.stream, self.state.sequence, train.micro_batch_sequences, train.loader_workers)
         for step in range(self.state.step + 1, steps + 1):
-            begun = time.monotonic()
+            begun, meter = time.monotonic(), StepMeter(self.plan.device)
             factor = lr_factor(step, steps, self.plan.optim.schedule)
-            result = self._step(step, stream, factor)
-            record = self._record(step, factor, result, time.monotonic() - begun)
+            result = self._step(step, stream, factor, meter)
+            record = self._record(step, factor, result, time.monotonic() - begun, meter)
             if step % self.plan.eval_every == 0 or step == steps:
                 record["bits_per_byte"] = self._evaluate()
             self._write(record)
@@ -143,19 +149,20 @@ class Run:
             state=self.state.packing,
         )
 
-    def _step(self, step: int, stream: Iterator[Batch], factor: float) -> StepResult:
+    def _step(self, step: int, stream: Iterator[Batch], factor: float, meter: StepMeter) -> StepResult:
         train = self.plan.train
         count = train.batch_sequences // train.micro_batch_sequences
         micro = [next(stream).to(self.plan.device) for _ in range(count)]
+        meter.lap("data")
         try:
-            return train_step(self.model, self.optimizers, micro, train, self.plan.optim.clip_norm, factor)
+            return train_step(self.model, self.optimizers, micro, train, self.plan.optim.clip_norm, factor, meter)
         except TrineError as error:
             raise TrineError(
                 f"step {step}: {error}; last checkpoint: {self.checkpoint or 'none yet'}. A lower learning "
                 "rate (optim.muon.lr, optim.adamw.lr) or a longer warmup (optim.schedule.warmup_steps) may help"
             ) from None
 
-    def _record(self, step: int, factor: float, result: StepResult, seconds: float) -> dict[str, Any]:
+    def _record(self, step: int, factor: float, result: StepResult, seconds: float, meter: StepMeter) -> dict[str, Any]:
         plan, router = self.plan, result.router
         tokens = step * plan.tokens_per_step
         matrices = plan.optim.muon.lr if plan.optim.matrices == "muon" else plan.optim.adamw.lr
@@ -170,7 +177,12 @@ class Run:
             "grad_norm": result.grad_norm,
             "tokens_per_second": plan.tokens_per_step / seconds,
             "seconds": seconds,
+            "mfu": self.step_flops / seconds / self.peak,
+            "time": meter.seconds,
+            "memory_bytes": meter.memory_bytes,
             "epoch": tokens / plan.epoch_tokens,
+            "batch_het": result.batch_het,
+            **self.stability.add(result.loss, result.grad_norm),
         }
         if router:
             record["max_vio"] = sum(one.max_vio for one in router) / len(router)

@@ -16,6 +16,9 @@ from typing import Any, Protocol
 
 from trine.errors import TrineError
 
+CLOCK = frozenset({"seconds", "tokens_per_second", "mfu", "time", "memory_bytes"})
+"""Keys of a record that tell of the machine; the others are equal, bit for bit, whenever a run is repeated."""
+
 
 class Observer(Protocol):
     """Who watches a run: a terminal view, a test, nobody."""
@@ -146,13 +149,15 @@ class _Service:
 
 
 def flat_numbers(record: dict[str, Any]) -> dict[str, float]:
-    """Scalars of a record for a tracker: `bits_per_byte/SET` for sets, `router/NAME/LAYER` per layer."""
+    """Scalars of a record for a tracker: `bits_per_byte/SET` for sets, `time/PART`, `router/NAME/LAYER` per layer."""
     flat: dict[str, float] = {}
     for key, value in record.items():
         if isinstance(value, int | float) and key != "step":
             flat[key] = value
     for name, value in record.get("bits_per_byte", {}).items():
         flat[f"bits_per_byte/{name}"] = value
+    for name, value in record.get("time", {}).items():
+        flat[f"time/{name}"] = value
     router = record.get("router", {})
     for name in (key for key in router if key != "layer"):
         for layer, value in zip(router["layer"], router[name], strict=True):

@@ -20,6 +20,7 @@ from trine.moe.stats import LayerHealth, StepStats
 from trine.optim.groups import clip_gradients
 from trine.train.config import TrainConfig
 from trine.train.loss import chunked_cross_entropy
+from trine.train.meters import StepMeter
 
 if TYPE_CHECKING:
     from trine.model.hf import LanguageModel
@@ -37,6 +38,8 @@ class StepResult:
     z_loss: float
     """Mean squared log-normaliser, before its coefficient."""
     grad_norm: float
+    batch_het: float
+    """Largest less mean loss of the micro-batches (BatchHet of the Trinity Large report, section 4)."""
     router: list[LayerHealth]
 
 
@@ -47,14 +50,16 @@ def train_step(
     config: TrainConfig,
     clip_norm: float | None,
     lr_factor: float,
+    meter: StepMeter | None = None,
 ) -> StepResult:
-    """Forward, backward, clip, update, balance.
+    """Forward, backward, clip, update, balance; `meter` books the time of each.
 
     Raises TrineError before anything is updated when the loss or the gradient norm is not finite.
     """
     targets = sum(int((batch.targets >= 0).sum()) for batch in micro_batches)
     rows = sum(batch.tokens.shape[0] for batch in micro_batches)
-    stats = StepStats()
+    stats, losses = StepStats(), list[float]()
+    meter = meter or StepMeter(micro_batches[0].tokens.device)
     ce_sum, z_sum, balance_sum = 0.0, 0.0, 0.0
     optimizers.zero_grad()
     for batch in micro_batches:
@@ -72,8 +77,11 @@ def train_step(
             balance = torch.stack([one.balance_loss for one in layer_stats])
             loss = loss + config.balance.sequence_loss * share * balance.sum()
             balance_sum += share * float(balance.detach().mean())
+        meter.lap("forward")
         loss.backward()
+        meter.lap("backward")
         ce_sum += float(ce)
+        losses.append(float(ce) / max(int((batch.targets >= 0).sum()), 1))
         z_sum += float(z)
         stats.add(layer_stats)
     grad_norm = float(clip_gradients(model.parameters(), clip_norm))
@@ -82,12 +90,14 @@ def train_step(
         balance_loss=balance_sum,
         z_loss=z_sum / max(targets, 1),
         grad_norm=grad_norm,
+        batch_het=max(losses) - sum(losses) / len(losses),
         router=_health(model, stats),
     )
     if not (math.isfinite(result.loss) and math.isfinite(grad_norm)):
         raise TrineError(f"loss {result.loss}, gradient norm {grad_norm}: not finite, nothing was updated")
     optimizers.step(lr_factor)
     model.update_expert_bias(stats.counts, config.balance)
+    meter.lap("optimizer")
     return result
 
 

@@ -1,0 +1,71 @@
+"""What a step costs: seconds by part, memory, and the share of the machine's matrix-product speed it uses."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_SIZE = {"cpu": 1024, "cuda": 8192}
+_PROBE_SECONDS = 0.3
+
+
+class StepMeter:
+    """Laps of one step. On CUDA a lap waits for the device, so that work is booked where it was caused."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.memory_bytes = 0
+        """CPU: the most private memory of the process at the end of a lap. CUDA: the most allocated in the step."""
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self._began = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap as `name`; laps of one name add up."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._began
+        self.memory_bytes = max(self.memory_bytes, used_bytes(self.device))
+        self._began = time.perf_counter()
+
+
+def used_bytes(device: torch.device) -> int:
+    """CUDA: the largest allocation since the last reset. CPU: anonymous resident memory; 0 where Linux tells none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    for line in status.read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+@cache
+def peak_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float:
+    """Floating-point operations per second of the fastest of several square matrix products, in under a second.
+
+    This is what `mfu` divides by: the speed that this machine was seen to reach with `threads` CPU threads,
+    not a data sheet's.
+    """
+    size = _SIZE[device.type]
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(size, size, generator=generator).to(device, dtype)
+    before, best, until = torch.get_num_threads(), float("inf"), None
+    torch.set_num_threads(threads)
+    try:
+        while until is None or time.perf_counter() < until:
+            meter = StepMeter(device)
+            torch.mm(left, left)
+            meter.lap("product")
+            best = min(best, meter.seconds["product"])
+            until = until or time.perf_counter() + _PROBE_SECONDS
+    finally:
+        torch.set_num_threads(before)
+    return 2 * size**3 / best
