@@ -43,9 +43,9 @@ def run_chain(loaded: Loaded[Config], out: Path, watch: Watcher) -> dict[str, An
         if config.pack is not None and not _done(out / "tokens", "tokens"):
             made["tokens"] = make_tokens(config, out, out / "tokens", watch.progress)
         if config.train is not None:
-            made["train"] = _fit(config, out, watch)
-            made["model"] = export_model(out, watch)
-            made["parity"] = prove_parity(out, watch)
+            made |= _fit_and_export(config, out, watch)
+            if "model" in made:
+                made["parity"] = prove_parity(out, watch)
             made["samples"] = write_samples(config.samples, out, watch)
             made["report"] = str(_report(out))
     return made
@@ -56,8 +56,7 @@ def train_run(loaded: Loaded[Config], out: Path, watch: Watcher) -> dict[str, An
     section(loaded, "train")
     check_machine(loaded.config)
     with claimed(loaded, out):
-        made: dict[str, Any] = {"out": str(out), "train": _fit(loaded.config, out, watch)}
-        made["model"] = export_model(out, watch)
+        made: dict[str, Any] = {"out": str(out)} | _fit_and_export(loaded.config, out, watch)
         made["report"] = str(_report(out))
     return made
 
@@ -116,6 +115,26 @@ def _fit(config: Config, out: Path, watch: Watcher) -> dict[str, Any]:
     return fit(model, config.optim, config.train, tokens, out, watch)
 
 
+def _fit_and_export(config: Config, out: Path, watch: Watcher) -> dict[str, Any]:
+    """The training stage and, when transformers has such a model, RUN/model."""
+    missing = _ablations(config)
+    if missing:
+        watch.on_event(f"{', '.join(missing)}: transformers has no such model, so the run ends at its checkpoints")
+    made: dict[str, Any] = {"train": _fit(config, out, watch)}
+    return made if missing else made | {"model": export_model(out, watch)}
+
+
+def _ablations(config: Config) -> tuple[str, ...]:
+    """What the run's model lacks of AFMoE."""
+    from trine.model.hf_config import ABLATED, architecture, read_config
+
+    assert config.train is not None
+    start = Path(config.train.init_from).expanduser() if config.train.init_from else None
+    if start is None:
+        return (config.model or ModelConfig()).ablations()
+    return read_config(start).ablations() if architecture(start) == ABLATED else ()
+
+
 def export_model(run: Path, watch: Watcher) -> str:
     """Publish RUN/model, the newest checkpoint in the Hub layout, unless it is there."""
     from trine.model.hf import export_folder
@@ -159,14 +178,15 @@ def prove_parity(run: Path, watch: Watcher) -> dict[str, Any]:
 
 
 def write_samples(settings: SamplesConfig | None, run: Path, watch: Watcher) -> list[dict[str, str]]:
-    """Complete the config's prompts with RUN/model once, and keep the texts."""
+    """Complete the config's prompts with RUN/model (the newest checkpoint where there is none) once; keep the texts."""
     from trine.completion import TextModel
 
     path = run / "samples.json"
     if settings is None or not settings.prompts:
         return []
     if not path.exists():
-        model, samples = TextModel(run / "model"), []
+        exported = (run / "model").is_dir()
+        model, samples = TextModel(run / "model" if exported else pick_checkpoint(run, None, watch)), []
         for i, prompt in enumerate(settings.prompts):
             watch.progress(i, len(settings.prompts), "samples: prompts")
             pieces = model.complete(

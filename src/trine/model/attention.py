@@ -104,26 +104,28 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, narrow, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, narrow, bias=False)
-        self.gate_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.gate_proj = nn.Linear(config.hidden_size, width, bias=False) if config.attention_gate else None
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.head_dim = config.head_dim
         self.window = config.sliding_window
         self.local = kind == "sliding_attention"
+        self.rotary = self.local or config.global_rope
 
     def forward(self, x_BTD: Tensor, plan: AttentionPlan, cache: LayerCache | None) -> Tensor:
         query = self.q_norm(self._heads(x_BTD, self.q_proj)).transpose(1, 2)
         key = self.k_norm(self._heads(x_BTD, self.k_proj)).transpose(1, 2)
         value = self._heads(x_BTD, self.v_proj).transpose(1, 2)
-        if self.local:
+        if self.rotary:
             query = rotate(query, plan.cos_TD, plan.sin_TD)
             key = rotate(key, plan.cos_TD, plan.sin_TD)
         if cache is not None:
             key, value = cache.extend(key, value)
         out = self._attend(query, key, value, plan).transpose(1, 2).flatten(2)
-        gate = F.linear(x_BTD, self.gate_proj.weight.to(x_BTD.dtype)).sigmoid()
-        return F.linear(out * gate, self.o_proj.weight.to(x_BTD.dtype))
+        if self.gate_proj is not None:
+            out = out * F.linear(x_BTD, self.gate_proj.weight.to(x_BTD.dtype)).sigmoid()
+        return F.linear(out, self.o_proj.weight.to(x_BTD.dtype))
 
     def _heads(self, x_BTD: Tensor, projection: nn.Linear) -> Tensor:
         return F.linear(x_BTD, projection.weight.to(x_BTD.dtype)).unflatten(-1, (-1, self.head_dim))

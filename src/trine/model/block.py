@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Block(nn.Module):
     """y = x + norm2(M(norm1(x))) for attention, then for the feed-forward (Trinity Large report, section 2.1).
 
-    The first `num_dense_layers` blocks have a dense feed-forward, the others a sparse one.
+    Without `sandwich_norm` norm2 is the identity. The first `num_dense_layers` blocks have a dense feed-forward,
+    the others a sparse one.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -27,7 +28,7 @@ class Block(nn.Module):
         size, eps = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = RMSNorm(size, eps)
         self.self_attn = Attention(config, config.layers()[layer])
-        self.post_attention_layernorm = RMSNorm(size, eps)
+        self.post_attention_layernorm = RMSNorm(size, eps) if config.sandwich_norm else nn.Identity()
         self.pre_mlp_layernorm = RMSNorm(size, eps)
         self.mlp: SwiGLU | SparseMoE
         if layer < config.num_dense_layers:
@@ -41,7 +42,7 @@ class Block(nn.Module):
                 config.num_shared_experts,
                 config.route_scale,
             )
-        self.post_mlp_layernorm = RMSNorm(size, eps)
+        self.post_mlp_layernorm = RMSNorm(size, eps) if config.sandwich_norm else nn.Identity()
 
     def forward(
         self, x_BTD: Tensor, plan: AttentionPlan, valid_BT: Tensor | None, cache: LayerCache | None

@@ -29,6 +29,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Shapes of the Trinity Large report, table 1. The Large value of max_position_embeddings is not reported."""
 
 
+ABLATIONS = ("sandwich_norm", "attention_gate", "global_rope")
+"""Fields that take a part of the architecture away; their defaults are the report's."""
+
+
 def padded_vocabulary(tokens: int) -> int:
     """Rows of the embedding for a tokenizer of so many tokens: the next multiple of 64."""
     return -(-tokens // 64) * 64
@@ -67,6 +71,12 @@ class ModelConfig(Frozen):
     mup_enabled: bool = True
     """Multiply embeddings by the square root of `hidden_size`."""
     tie_word_embeddings: bool = False
+    sandwich_norm: bool = True
+    """Depth-scaled sandwich norm: y = x + norm2(M(norm1(x))). false: y = x + M(norm1(x)) (pre-norm)."""
+    attention_gate: bool = True
+    """Multiply the heads' output by sigmoid(W_G x) before the output projection."""
+    global_rope: bool = False
+    """true: rotary positions on global layers as well, which have none in the report (NoPE)."""
     max_position_embeddings: Count = Field(default=131072, ge=1)
 
     @model_validator(mode="before")
@@ -99,6 +109,12 @@ class ModelConfig(Frozen):
                 f"layer_types has {len(self.layer_types)} entries, num_hidden_layers is {self.num_hidden_layers}"
             )
         return self
+
+    def ablations(self) -> tuple[str, ...]:
+        """What differs from the report's architecture, as `attention_gate: false`; transformers has no such model."""
+        default = type(self).model_fields
+        values = {name: getattr(self, name) for name in ABLATIONS}
+        return tuple(f"{name}: {value}".lower() for name, value in values.items() if value != default[name].default)
 
     def layers(self) -> tuple[LayerType, ...]:
         """The attention kind of each layer, first to last."""

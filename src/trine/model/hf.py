@@ -18,7 +18,7 @@ from trine.manifest import publish
 from trine.model.afmoe import Afmoe
 from trine.model.causal import CausalModel, load_causal
 from trine.model.config import ModelConfig
-from trine.model.hf_config import architecture, copy_tokenizer, read_config, stored_dtype, write_config
+from trine.model.hf_config import ABLATED, AFMOE, architecture, copy_tokenizer, read_config, stored_dtype, write_config
 from trine.model.init import init_tensor
 from trine.progress import Progress, silent
 from trine.weights.names import Part, hub_parts
@@ -41,7 +41,7 @@ def load_model(path: str | Path, dtype: str = "float32", device: str | torch.dev
     """
     folder = Path(path)
     wanted = as_dtype(stored_dtype(folder) if dtype == "auto" else dtype)
-    if architecture(folder) != "afmoe":
+    if architecture(folder) not in (AFMOE, ABLATED):
         return load_causal(folder, wanted, device)
     return _load_afmoe(folder, wanted, device)
 
@@ -112,11 +112,12 @@ def _stored(name: str, shape: tuple[int, ...], reader: TensorReader) -> Iterator
 def save_model(model: LanguageModel, path: str | Path, tokenizer: Path | None = None) -> None:
     """Publish `model` as a Hugging Face folder in the Hub layout, parameters in the type they have.
 
-    Raises BadInput when `path` exists.
+    Raises BadInput when `path` exists, or when transformers has no such model.
     """
     if isinstance(model, CausalModel):
         _save_causal(model, Path(path), tokenizer)
         return
+    require_exportable(model.config)
     dtype = next(name for name, one in DTYPES.items() if one == model.model.embed_tokens.weight.dtype)
     with publish(Path(path), "model") as folder:
         with TensorWriter(folder) as writer:
@@ -136,13 +137,15 @@ def _save_causal(model: CausalModel, path: Path, tokenizer: Path | None) -> None
 def export_folder(source: Path, out: Path, dtype: str = "float32", progress: Progress = silent) -> None:
     """Publish the model in `source` (either layout) as a folder `out` for the Hub.
 
-    AFMoE is streamed and its selection biases stay fp32; another model is held in memory.
+    AFMoE is streamed and its selection biases stay fp32; another model is held in memory. Raises BadInput for an
+    ablated model.
     """
     wanted = as_dtype(dtype)
-    if architecture(source) != "afmoe":
+    if architecture(source) not in (AFMOE, ABLATED):
         _save_causal(load_causal(source, wanted, "cpu"), out, source)
         return
     config, reader = read_config(source), TensorReader(source)
+    require_exportable(config)
     with torch.device("meta"):
         model = Afmoe(config)
     _refuse_strangers(model, reader)
@@ -158,11 +161,21 @@ def export_folder(source: Path, out: Path, dtype: str = "float32", progress: Pro
         _write_small_files(config, folder, dtype, source)
 
 
+def require_exportable(config: ModelConfig) -> None:
+    """Raise BadInput for a model that transformers' AfmoeForCausalLM cannot represent."""
+    if config.ablations():
+        raise BadInput(
+            f"a model with {', '.join(config.ablations())} has no Hugging Face form: transformers' AfmoeForCausalLM "
+            "always has that part. Its checkpoints open in trine (trine.load_model, trine generate)"
+        )
+
+
 def init_folder(
     config: ModelConfig, out: Path, seed: int = 0, dtype: str = "float32", progress: Progress = silent
 ) -> None:
     """Publish a randomly initialised model as a Hub-layout folder, streamed: a size never in memory whole."""
     wanted = as_dtype(dtype)
+    require_exportable(config)
     with torch.device("meta"):
         named = [(name, tuple(tensor.shape)) for name, tensor in _named_tensors(Afmoe(config))]
     with publish(out, "model", {"seed": seed}) as folder:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trine.errors import BadInput
-from trine.model.config import ModelConfig
+from trine.model.config import ABLATIONS, ModelConfig
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -19,6 +19,10 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 
+AFMOE = "afmoe"
+ABLATED = "afmoe_ablated"
+"""model_type of a model with a part switched off: no name that transformers knows, so that it cannot be loaded there as
+another model than it is."""
 _WRITTEN_FOR = "5.17.0"
 """The oldest transformers whose reading of these files is tested; written out, so that bits do not depend on what is
 installed."""
@@ -63,8 +67,9 @@ def read_config(folder: Path) -> ModelConfig:
     """The shape in `folder`/config.json. Raises BadInput for another architecture or an unsupported value."""
     path = folder / "config.json"
     values = _read_json(path)
-    if values.get("model_type") != "afmoe":
-        raise BadInput(f"{path}: model_type is {values.get('model_type')!r}, expected 'afmoe'")
+    kind = values.get("model_type")
+    if kind not in (AFMOE, ABLATED):
+        raise BadInput(f"{path}: model_type is {kind!r}, expected '{AFMOE}'")
     for key, expected in _FIXED.items():
         if values.get(key, expected) != expected:
             raise BadInput(f"{path}: {key} is {values[key]!r}; only {expected!r} is supported")
@@ -75,6 +80,8 @@ def read_config(folder: Path) -> ModelConfig:
     shape["num_key_value_heads"] = values.get("num_key_value_heads") or shape["num_attention_heads"]
     shape["rope_theta"] = float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0)
     shape["route_scale"] = float(shape["route_scale"])
+    if kind == ABLATED:
+        shape |= {key: values[key] for key in ABLATIONS if key in values}
     if values.get("layer_types") is not None:
         shape["layer_types"] = tuple(values["layer_types"])
     try:
@@ -121,12 +128,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def write_config(config: ModelConfig, folder: Path, dtype: str, tokenizer: Path | None) -> None:
     """Write config.json and generation_config.json; token ids of text begin and end come from `tokenizer`."""
-    shape = config.model_dump(mode="json", exclude={"preset", "rope_theta", "layer_types"})
+    shape = config.model_dump(mode="json", exclude={"preset", "rope_theta", "layer_types", *ABLATIONS})
+    ablated = {key: getattr(config, key) for key in ABLATIONS} if config.ablations() else {}
     values = {
-        "architectures": ["AfmoeForCausalLM"],
-        "model_type": "afmoe",
+        "architectures": [] if ablated else ["AfmoeForCausalLM"],
+        "model_type": ABLATED if ablated else AFMOE,
         "dtype": dtype,
         **shape,
+        **ablated,
         **_special_ids(tokenizer),
         **{key: value for key, value in _FIXED.items() if key != "quantization_config"},
         "initializer_range": 0.5 / config.hidden_size**0.5,
