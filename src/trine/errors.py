@@ -16,6 +16,10 @@ class TrineError(Exception):
     exit_code = 1
 
 
+class Diverged(TrineError):
+    """A loss or a gradient is not finite: the run cannot go on with these settings (exit 1)."""
+
+
 class BadInput(TrineError):
     """A config, a file or an option is wrong; nothing was written (exit 2)."""
 

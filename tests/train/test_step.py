@@ -80,6 +80,15 @@ def test_bias_moves_once_by_the_counts_of_the_whole_batch() -> None:
         assert torch.equal(moe.bias_momentum != 0, torch.ones_like(moe.bias_momentum, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("update", ["sign", "smebu", "none"])
+def test_the_bias_change_is_the_root_mean_square_of_the_move(update: str) -> None:
+    before = [mlp.expert_bias.clone() for mlp in small_model(small_config(), bias=0.1).moe_layers().values()]
+    model, result = step(2, double=False, balance={"update": update, "rate": 0.1})
+    moved = [mlp.expert_bias - old for mlp, old in zip(model.moe_layers().values(), before, strict=True)]
+    assert result.bias_change == pytest.approx([math.sqrt(float((one**2).mean())) for one in moved])
+    assert (max(result.bias_change) > 0) is (update != "none")
+
+
 def test_loss_is_the_mean_over_all_targets_of_the_batch() -> None:
     model = small_model(small_config(), bias=0.1).train()
     data = batch()

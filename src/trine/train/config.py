@@ -21,6 +21,21 @@ class EvalConfig(Frozen):
     """Sets to score. Default: every set of the token folder but `train`."""
 
 
+class BadBatchConfig(Frozen):
+    """Bad batches planted into the stream, to see what a run does about them."""
+
+    every_steps: Count = Field(default=100, ge=2)
+    """A burst begins at every multiple of this step."""
+    burst_steps: Count = Field(default=3, ge=1)
+    """Steps in a burst."""
+    kind: Literal["repeat", "random"] = "repeat"
+    """repeat: each sequence is one token, drawn at random, over and over. random: every token is drawn at random."""
+
+    def planted(self, step: int) -> bool:
+        """Whether the batch of optimizer step `step`, counted from 1, is a bad one."""
+        return step >= self.every_steps and step % self.every_steps < self.burst_steps
+
+
 class TrainConfig(Frozen):
     """One pretraining run."""
 
@@ -55,6 +70,7 @@ class TrainConfig(Frozen):
     z_loss: float = Field(default=0.0, ge=0)
     """Coefficient of the squared log-normaliser of the logits (Trinity Large ended with 1e-6)."""
     balance: BalanceConfig = BalanceConfig()
+    bad_batches: BadBatchConfig | None = None
     eval: EvalConfig = EvalConfig()
     checkpoint_every_steps: Count | None = Field(default=None, ge=1)
     """Save after every so many steps and at the end. Default: ten times in the run."""

@@ -18,7 +18,7 @@ import torch
 
 from trine.data.loader import Batch, Stream, TokenStream, batches, eval_batches
 from trine.data.rsdb import BufferedStream
-from trine.errors import BadInput, TrineError
+from trine.errors import BadInput, Diverged
 from trine.evaluate.bits import bits_per_byte
 from trine.model.afmoe import Afmoe
 from trine.model.config import ModelConfig
@@ -41,6 +41,7 @@ from trine.train.config import TrainConfig
 from trine.train.meters import StepMeter, peak_flops
 from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers, read_metrics
 from trine.train.setup import Plan, deterministic, locked, prepare, threads
+from trine.train.spoil import spoiled
 from trine.train.step import StepResult, train_step
 
 
@@ -153,11 +154,14 @@ class Run:
         train = self.plan.train
         count = train.batch_sequences // train.micro_batch_sequences
         micro = [next(stream).to(self.plan.device) for _ in range(count)]
+        if train.bad_batches is not None and train.bad_batches.planted(step):
+            kind, vocabulary = train.bad_batches.kind, self.plan.shards.vocab_size
+            micro = [spoiled(batch, kind, vocabulary, f"{train.seed}/{step}/{i}") for i, batch in enumerate(micro)]
         meter.lap("data")
         try:
             return train_step(self.model, self.optimizers, micro, train, self.plan.optim.clip_norm, factor, meter)
-        except TrineError as error:
-            raise TrineError(
+        except Diverged as error:
+            raise Diverged(
                 f"step {step}: {error}; last checkpoint: {self.checkpoint or 'none yet'}. A lower learning "
                 "rate (optim.muon.lr, optim.adamw.lr) or a longer warmup (optim.schedule.warmup_steps) may help"
             ) from None
@@ -192,6 +196,7 @@ class Run:
                 "entropy": [one.entropy for one in router],
                 "dead": [one.dead for one in router],
                 "bias_spread": [one.bias_spread for one in router],
+                "bias_change": list(result.bias_change),
             }
         return record
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from trine.data.loader import Batch
-from trine.errors import TrineError
+from trine.errors import Diverged
+from trine.moe.config import BalanceConfig
 from trine.moe.stats import LayerHealth, StepStats
 from trine.optim.groups import clip_gradients
 from trine.train.config import TrainConfig
@@ -41,6 +42,8 @@ class StepResult:
     batch_het: float
     """Largest less mean loss of the micro-batches (BatchHet of the Trinity Large report, section 4)."""
     router: list[LayerHealth]
+    bias_change: tuple[float, ...] = ()
+    """Root mean square, over the experts of each sparse layer, of the selection bias's move in this step."""
 
 
 def train_step(
@@ -54,7 +57,7 @@ def train_step(
 ) -> StepResult:
     """Forward, backward, clip, update, balance; `meter` books the time of each.
 
-    Raises TrineError before anything is updated when the loss or the gradient norm is not finite.
+    Raises Diverged before anything is updated when the loss or the gradient norm is not finite.
     """
     targets = sum(int((batch.targets >= 0).sum()) for batch in micro_batches)
     rows = sum(batch.tokens.shape[0] for batch in micro_batches)
@@ -94,11 +97,18 @@ def train_step(
         router=_health(model, stats),
     )
     if not (math.isfinite(result.loss) and math.isfinite(grad_norm)):
-        raise TrineError(f"loss {result.loss}, gradient norm {grad_norm}: not finite, nothing was updated")
+        raise Diverged(f"loss {result.loss}, gradient norm {grad_norm}: not finite, nothing was updated")
     optimizers.step(lr_factor)
-    model.update_expert_bias(stats.counts, config.balance)
+    change = _move_biases(model, stats, config.balance)
     meter.lap("optimizer")
-    return result
+    return replace(result, bias_change=change)
+
+
+def _move_biases(model: LanguageModel, stats: StepStats, balance: BalanceConfig) -> tuple[float, ...]:
+    layers = model.moe_layers().values()
+    before = [mlp.expert_bias.clone() for mlp in layers]
+    model.update_expert_bias(stats.counts, balance)
+    return tuple(float((mlp.expert_bias - old).square().mean().sqrt()) for mlp, old in zip(layers, before, strict=True))
 
 
 def _health(model: LanguageModel, stats: StepStats) -> list[LayerHealth]:
