@@ -19,6 +19,7 @@ ARROWS = {
     "model": {"moe", "weights"},
     "evaluate": {"model", "data"},
     "train": {"model", "moe", "optim", "data", "evaluate", "weights"},
+    "estimate": {"train", "model", "optim", "data"},
     "report": set(),
 }
 """Room to rooms it may import, besides the leaves and config models (`*/config.py`)."""

@@ -12,15 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from trine.config.inputs import path_exists
 from trine.config.load import Loaded, diff_config, read_resolved, to_yaml
 from trine.errors import BadInput
 from trine.manifest import digest_of, read_manifest, write_file
 from trine.model.config import ModelConfig
-from trine.progress import Progress
-from trine.recipe import Config, SamplesConfig
+from trine.progress import Progress, silent
+from trine.recipe import Config, SamplesConfig, with_vocabulary
 from trine.train.metrics import Observer
 
 _STAGES = {"corpus", "tokenizer", "tokens"}
+_BYTES_PER_TOKEN = 4
+"""Of English text, about; to guess the size of tokens that are not packed yet."""
 
 
 class Watcher(Observer, Protocol):
@@ -112,7 +115,51 @@ def _fit(config: Config, out: Path, watch: Watcher) -> dict[str, Any]:
 
     assert config.train is not None
     model, tokens = config.model or ModelConfig(), _folder(config.train.tokens, out / "tokens")
+    if (tokens / "index.json").is_file() and not (out / "plan.json").exists():
+        write_json(out / "plan.json", plan_of(config, out, probe=False))
     return fit(model, config.optim, config.train, tokens, out, watch)
+
+
+def plan_of(config: Config, out: Path, probe: bool, progress: Progress = silent) -> dict[str, Any]:
+    """What the training stage into `out` will need; see `estimate.plan`. Raises BadInput."""
+    from trine.estimate.machine import this_machine
+    from trine.estimate.plan import make_plan
+    from trine.estimate.shape import read_shape
+
+    train = config.train
+    assert train is not None
+    tokens = _folder(train.tokens, out / "tokens")
+    shape = read_shape(Path(train.init_from).expanduser()) if train.init_from else _sized_model(config, tokens)
+    plan = make_plan(shape, config.optim, train, this_machine(train, out), probe, progress)
+    plan["disk"]["tokens"] = _token_bytes(config, tokens, plan["model"]["vocabulary"])
+    return plan
+
+
+def _token_bytes(config: Config, tokens: Path, vocabulary: int) -> int | None:
+    """Bytes of the packed tokens: those there, or a guess from the size of the texts; None where these are absent."""
+    from trine.data.shards import token_dtype
+    from trine.data.sources import list_files
+
+    if (tokens / "index.json").is_file():
+        return sum(path.stat().st_size for path in tokens.rglob("*") if path.is_file())
+    sources = config.corpus.sources if config.corpus else ()
+    if not sources or not all(path_exists(one.path) and not one.path.startswith("builtin:") for one in sources):
+        return None
+    texts = sum(path.stat().st_size for source in sources for path in list_files(source))
+    return texts // _BYTES_PER_TOKEN * token_dtype(vocabulary).itemsize
+
+
+def _sized_model(config: Config, tokens: Path) -> ModelConfig:
+    """The config's model with the vocabulary of its tokens or of its tokenizer. Raises BadInput without either."""
+    from trine.data.shards import TokenShards
+    from trine.train.setup import resolve_vocabulary
+
+    if (tokens / "index.json").is_file():
+        return resolve_vocabulary(config.model or ModelConfig(), TokenShards(tokens).vocab_size)
+    model = with_vocabulary(config.model_copy(update={"model": config.model or ModelConfig()}))
+    if model is None or model.vocab_size is None:
+        raise BadInput("model.vocab_size is not known before the text is packed; add --model.vocab_size N")
+    return model
 
 
 def _fit_and_export(config: Config, out: Path, watch: Watcher) -> dict[str, Any]:
@@ -229,7 +276,7 @@ def claimed(loaded: Loaded[Config], out: Path) -> Iterator[None]:
         yield
     except BadInput:
         fresh = {path.name for path in out.iterdir()} - (before or set())
-        if fresh <= {"config.yaml", ".lock"}:
+        if fresh <= {"config.yaml", "plan.json", ".lock"}:
             for name in fresh:
                 (out / name).unlink()
             if before is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class TrineError(Exception):
@@ -27,9 +28,13 @@ class BadInput(TrineError):
 
 
 class CheckFailed(TrineError):
-    """A verification ran and its answer is no (exit 3)."""
+    """A verification ran and its answer is no (exit 3); `record` is what it found, for --json."""
 
     exit_code = 3
+
+    def __init__(self, message: str, record: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.record = record or {}
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -11,12 +11,12 @@ from trine.config.base import Count, Frozen
 from trine.config.inputs import InputConfig
 from trine.data.config import CorpusConfig, PackConfig, TokenizerConfig
 from trine.errors import BadInput, nearest
-from trine.model.config import ModelConfig
+from trine.model.config import ModelConfig, padded_vocabulary
 from trine.optim.config import OptimConfig
 from trine.optim.schedule import check_schedule
 from trine.train.config import TrainConfig
 
-VERB_OPTIONS = ("out", "json", "help", "version", "dry-run", "seed", "dtype")
+VERB_OPTIONS = ("out", "json", "help", "version", "dry-run", "keep", "quick", "seed", "dtype")
 """Options of the verbs that take a config, beside the names of its own keys and inputs."""
 
 
@@ -81,3 +81,11 @@ class Config(Frozen):
             if name not in sets:
                 known = ", ".join(sorted(sets))
                 raise ValueError(f"train.eval.sets names '{name}'; the corpus makes {known}{nearest(name, sets)}")
+
+
+def with_vocabulary(config: Config) -> ModelConfig | None:
+    """The model with the vocabulary that the config's own tokenizer will have, where it gives none itself."""
+    model, tokenizer = config.model, config.tokenizer
+    if model is None or model.vocab_size is not None or tokenizer is None or tokenizer.path is not None:
+        return model
+    return model.model_copy(update={"vocab_size": padded_vocabulary(tokenizer.vocab_size)})

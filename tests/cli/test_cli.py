@@ -133,6 +133,32 @@ def test_dry_run_writes_nothing(config: Path, capsys: pytest.CaptureFixture[str]
     assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 
 
+def test_plan_counts_from_the_config_alone_and_refuses_what_cannot_fit(
+    config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plan = Said(capsys, "plan", config, "--quick", "--json").json
+    assert plan["work"]["tokens"] == 5 * 16 * 512
+    assert plan["memory"]["gradients"] == 4 * plan["model"]["parameters"]
+    assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
+    assert "MFLOPs a token" in Said(capsys, "plan", config, "--quick").out
+    large = Said(capsys, "plan", config, "--model", "{preset: large}", "--json")
+    assert large.code == 3
+    assert large.json["model"]["parameters"] > 3.9e11
+    assert "cannot fit: memory: needs" in large.json["error"]
+    config.write_text("model: {hidden_size: 32}\ntrain: {}\n")
+    assert "add --model.vocab_size N" in Said(capsys, "plan", config).err
+
+
+def test_a_kept_plan_holds_the_run_folder_for_its_config(
+    config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    kept = Said(capsys, "plan", config, "--quick", "--keep", "--out", run, "--json").json
+    assert json.loads((run / "plan.json").read_text())["model"] == kept["model"]
+    other = Said(capsys, "plan", config, "--quick", "--keep", "--out", run, "--train.steps", 6)
+    assert "holds a run of another config" in other.err
+
+
 def test_a_foreign_folder_is_not_taken_for_a_run(
     config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

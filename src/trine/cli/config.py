@@ -7,8 +7,7 @@ from typing import Any
 from trine.cli.result import Shown
 from trine.cli.words import ConfigFile, Options, load
 from trine.config.load import to_yaml
-from trine.model.config import ModelConfig, padded_vocabulary
-from trine.recipe import Config
+from trine.recipe import Config, with_vocabulary
 
 
 def show(config: ConfigFile, /, *options: Options) -> Shown:
@@ -38,11 +37,3 @@ def parameters(config: Config) -> dict[str, Any] | None:
     from trine.model.flops import count_parameters
 
     return asdict(count_parameters(model))
-
-
-def with_vocabulary(config: Config) -> ModelConfig | None:
-    """The model with the vocabulary that the config's own tokenizer will have, where it gives none itself."""
-    model, tokenizer = config.model, config.tokenizer
-    if model is None or model.vocab_size is not None or tokenizer is None or tokenizer.path is not None:
-        return model
-    return model.model_copy(update={"vocab_size": padded_vocabulary(tokenizer.vocab_size)})

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from trine.cli.config import with_vocabulary
 from trine.cli.live import watching
 from trine.cli.result import Shown
 from trine.cli.words import ConfigFile, Options, load
+from trine.recipe import with_vocabulary
 
 
 def init(

@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from trine import __version__
 from trine.cli.result import Shown
-from trine.errors import BadInput, TrineError
+from trine.errors import BadInput, CheckFailed, TrineError
 
 HELP = """From raw text to a sparse mixture-of-experts language model of your own, in Hugging Face format.
 
@@ -27,6 +27,7 @@ EPILOGUE = """Every verb takes --json: one JSON object on stdout, all else on st
 option: --train.steps 200. Exit codes: 0 done, 1 failed at work, 2 bad input and nothing written, 3 a check said no."""
 VERBS = {
     "run": "Every stage of a recipe: text to trained, exported and measured model.",
+    "plan": "What training will need: memory, disk, time.",
     "check": "Say everything that is wrong with a config.",
     "corpus": "Sources to deduplicated documents and a ledger.",
     "tokenizer": "A corpus to a byte-level BPE.",
@@ -110,6 +111,7 @@ def _fail(error: TrineError, as_json: bool, code: int | None = None) -> int:
     for line in str(error).splitlines():
         print(f"trine: {line}", file=sys.stderr)
     if as_json:
-        record: dict[str, Any] = {"error": str(error), "exit_code": code}
+        found = error.record if isinstance(error, CheckFailed) else {}
+        record: dict[str, Any] = {"error": str(error), "exit_code": code} | found
         _print(json.dumps(record, ensure_ascii=False))
     return code

@@ -21,9 +21,9 @@ def run(config: ConfigFile, /, *options: Options, out: RunOut = None, dry_run: D
     loaded = load(config, options)
     folder = run_folder(loaded, out)
     if dry_run:
-        from trine.cli.plan import plan
+        from trine.cli.dry_run import dry_run_of
 
-        return plan(loaded, folder, whole=True)
+        return dry_run_of(loaded, folder, whole=True)
     with watching() as watch:
         made = run_chain(loaded, folder, watch)
     return Shown(made, _summary(made))

@@ -19,9 +19,9 @@ def train(config: ConfigFile, /, *options: Options, out: RunOut = None, dry_run:
     loaded = load(config, options)
     folder = run_folder(loaded, out)
     if dry_run:
-        from trine.cli.plan import plan
+        from trine.cli.dry_run import dry_run_of
 
-        return plan(loaded, folder, whole=False)
+        return dry_run_of(loaded, folder, whole=False)
     with watching() as watch:
         made = train_run(loaded, folder, watch)
     done = made["train"]

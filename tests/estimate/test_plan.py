@@ -1,0 +1,88 @@
+"""Plans: what two depths tell of a third, what fits, what to change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.model.shapes import small_config
+from trine.estimate.machine import Machine
+from trine.estimate.plan import make_plan
+from trine.estimate.probe import Job, run_probe
+from trine.estimate.shape import dump_shape, with_layers
+from trine.estimate.size import measure_size
+from trine.estimate.trial import run_trial
+from trine.model.config import ModelConfig
+from trine.optim.config import OptimConfig
+from trine.progress import silent
+from trine.train.config import TrainConfig
+
+OPTIM = OptimConfig()
+TRAIN = TrainConfig(sequence_length=64, batch_sequences=8, micro_batch_sequences=4, threads=1)
+SHAPE = small_config(num_hidden_layers=8, global_attn_every_n_layers=2)
+ROOMY = Machine("cpu", 1, 1 << 34, 1 << 34)
+
+
+def job(shape: ModelConfig, train: TrainConfig = TRAIN, **changes: Any) -> Job:
+    given: dict[str, Any] = {"micro_batches": 2, "rows": 4, "seconds": 60, "memory": 1 << 33} | changes
+    return Job(shape=dump_shape(shape), optim=OPTIM, train=train, **given)
+
+
+def test_a_probe_runs_real_steps_and_minds_its_memory() -> None:
+    costs = run_probe(job(SHAPE), limit=60)
+    assert len(costs) == 3
+    assert set(costs[0].seconds) == {"forward", "backward", "optimizer"}
+    assert costs[-1].peak > measure_size(SHAPE, OPTIM, 64).static
+    assert run_probe(job(SHAPE, memory=1 << 20), limit=60) == []
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_kept_activations_of_two_depths_tell_those_of_the_whole(recompute: bool) -> None:
+    train = TRAIN.model_copy(update={"recompute": recompute})
+    kept = {
+        layers: run_probe(job(with_layers(SHAPE, range(layers)), train, seconds=0), limit=60)[0].activations
+        for layers in (2, 4, 8)
+    }
+    assert kept[4] + 2 * (kept[4] - kept[2]) == pytest.approx(kept[8], rel=0.02)
+    assert kept[8] > 8 * 4 * 64 * 32 * 2
+
+
+def test_a_trial_of_a_model_within_the_time_has_all_layers() -> None:
+    trial = run_trial(SHAPE, OPTIM, TRAIN, 1 << 33, silent)
+    assert trial is not None
+    assert trial.layers == 8
+    assert trial.seconds < 40
+    assert trial.step_seconds == pytest.approx(sum(trial.parts.values()))
+    assert trial.working > trial.activations
+
+
+def test_what_fits_is_not_refused_and_needs_no_advice() -> None:
+    plan = make_plan(SHAPE, OPTIM, TRAIN, ROOMY, probe=False)
+    assert plan["fits"] == {"memory": True, "disk": True}
+    assert plan["advice"] == []
+    assert plan["work"]["tokens"] == 8 * 64 * TRAIN.steps
+    assert plan["memory"]["peak"] is None
+    assert plan["time"] is None
+
+
+def test_too_little_memory_and_disk_name_changes_that_would_do() -> None:
+    optim = OptimConfig.model_validate({"matrices": "adamw"})
+    size = measure_size(SHAPE, optim, 64)
+    used = make_plan(SHAPE, optim, TRAIN, ROOMY, probe=False)["memory"]["needed"] - size.static
+    machine = replace(ROOMY, memory=used + size.static - 4096, disk=int(2.5 * size.checkpoint) + size.export)
+    plan = make_plan(SHAPE, optim, TRAIN, machine, probe=False)
+    assert plan["fits"] == {"memory": False, "disk": False}
+    changes = {one["key"]: one["value"] for one in plan["advice"]}
+    assert changes["train.keep_checkpoints"] == 1
+    assert changes["optim.matrices"] == "muon"
+    fewer = changes["model.num_hidden_layers"]
+    cut = measure_size(with_layers(SHAPE, range(fewer)), optim, 64)
+    assert cut.static <= size.static - 4096 < measure_size(with_layers(SHAPE, range(fewer + 1)), optim, 64).static
+
+
+def test_no_change_is_named_where_none_would_do() -> None:
+    plan = make_plan(ModelConfig.model_validate({"preset": "large"}), OPTIM, TRAIN, ROOMY)
+    assert plan["fits"] == {"memory": False, "disk": False}
+    assert plan["advice"] == []
