@@ -35,7 +35,8 @@ def test_a_probe_runs_real_steps_and_minds_its_memory() -> None:
     assert len(costs) == 3
     assert set(costs[0].seconds) == {"forward", "backward", "optimizer"}
     assert costs[-1].peak > measure_size(SHAPE, OPTIM, 64).static
-    assert run_probe(job(SHAPE, memory=1 << 20), limit=60) == []
+    wide = small_config(vocab_size=1 << 20, hidden_size=64)
+    assert run_probe(job(wide, memory=1 << 27), limit=60) == []
 
 
 @pytest.mark.parametrize("recompute", [False, True])

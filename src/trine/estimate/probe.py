@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def main() -> None:
     device = pick_device(job.train.device)
     base = used_bytes(device)
     if device.type == "cpu":
-        resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
+        _bound(job.memory)
     try:
         with deterministic(job.train), Peak(device, base) as peak:
             for cost in _steps(job, device, peak):
@@ -101,6 +102,15 @@ def main() -> None:
     except RuntimeError as error:  # torch's allocator, and threads that find no room for their stack
         if not any(word in str(error) for word in ("memory", "new thread")):
             raise
+
+
+def _bound(more: int) -> None:
+    """Let this process take `more` bytes beyond what it has: an allocation fails before the machine is short."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        held = next(line for line in status.read_text().splitlines() if line.startswith("VmData:"))
+        limit = int(held.split()[1]) * 1024 + more
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _steps(job: Job, device: torch.device, peak: Peak) -> Iterator[StepCost]:
