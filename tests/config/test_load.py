@@ -188,7 +188,11 @@ def test_files_that_cannot_be_read(tmp_path: Path, path: str) -> None:
         load_config(Config, tmp_path / path)
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    sorted([*(ROOT / "recipes").glob("*.yaml"), ROOT / "recipes" / "studies" / "base.yaml"]),
+    ids=lambda path: path.stem,
+)
 def test_every_recipe_is_good(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRINE_DATA", "/somewhere")
     config = load_config(Config, recipe).config

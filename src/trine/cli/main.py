@@ -33,6 +33,7 @@ VERBS = {
     "tokenizer": "A corpus to a byte-level BPE.",
     "pack": "A corpus and a tokenizer to token shards.",
     "train": "Token shards to a trained model and its report.",
+    "study": "Claims put to the test: arms, seeds, tables and plots of evidence.",
     "export": "A checkpoint to a Hugging Face folder.",
     "generate": "Complete a text.",
     "report": "A run folder to one HTML file.",

@@ -1,0 +1,89 @@
+"""One process of a study: `python -m trine.study.worker RUN PARENT` trains the run folder RUN to its end.
+
+It ends at once when the process PARENT is gone, so that the next command finds the folder free. What it leaves:
+metrics.jsonl, report.html and, last of all, result.json; a finished run's checkpoints are removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from trine.chain import write_json
+from trine.config.load import load_config
+from trine.errors import Diverged, TrineError
+from trine.recipe import Config
+from trine.report.page import write_report
+from trine.train.loop import fit
+from trine.train.metrics import Unwatched
+
+_ORPHAN_SECONDS = 0.2
+
+
+class _Session(Unwatched):
+    """Where this process began, and on what machine."""
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.environment: dict[str, str] = {}
+
+    def on_start(self, info: dict[str, Any]) -> None:
+        self.first = info["step"] * info["tokens_per_step"]
+        self.environment = info["environment"]
+
+    def on_event(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def train(folder: Path) -> None:
+    """Train the run in `folder` by its config.yaml, or go on with it.
+
+    A run whose loss becomes infinite has a result too: `diverged` says where, `bits_per_byte` is null.
+    """
+    config = load_config(Config, folder / "config.yaml").config
+    assert config.model is not None
+    assert config.train is not None
+    assert config.train.tokens is not None
+    watch, began = _Session(), time.monotonic()
+    try:
+        made = fit(config.model, config.optim, config.train, Path(config.train.tokens), folder, watch)
+    except Diverged as error:
+        result: dict[str, Any] = {"bits_per_byte": None, "diverged": str(error), "tokens_per_second": None}
+    else:
+        scores, seconds = made["bits_per_byte"] or {}, max(time.monotonic() - began, 1e-9)
+        result = {
+            "bits_per_byte": fmean(scores.values()) if scores else None,
+            "diverged": None,
+            "tokens_per_second": (made["tokens"] - watch.first) / seconds,
+        }
+    write_report(folder)
+    write_json(folder / "result.json", result | {"environment": watch.environment})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _leave_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_SECONDS)
+    os._exit(1)
+
+
+def main() -> int:
+    """The exit code: that of the error, 0 when the run is finished."""
+    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    try:
+        train(folder)
+    except TrineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
