@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help quickstart books test lint bench soak clean
+.PHONY: help quickstart books test lint bench soak studies clean
 
 help:
 	@echo "make quickstart  text to trained model on this machine, about five minutes (ARGS='--corpus DIR' for your text)"
 	@echo "make books       the same on the books in \$$TRINE_DATA/general, one held out"
 	@echo "make test        all tests          make lint   ruff and pyright"
 	@echo "make bench       speed tables       make soak   the long fault proofs"
+	@echo "make studies     the claims of recipes/studies put to the test, a night on two cores; again goes on"
 
 quickstart: $(VENV)/.ready
 	$(BIN)/trine run recipes/quickstart.yaml $(ARGS)
@@ -34,6 +35,9 @@ bench: $(VENV)/.ready-dev
 
 soak: $(VENV)/.ready-dev
 	$(BIN)/python bench/faults.py $(ARGS)
+
+studies: $(VENV)/.ready
+	$(BIN)/trine study $(addprefix recipes/studies/,balancing.yaml muon.yaml rsdb.yaml architecture.yaml) $(ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
