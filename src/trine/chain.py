@@ -227,6 +227,7 @@ def prove_parity(run: Path, watch: Watcher) -> dict[str, Any]:
 def write_samples(settings: SamplesConfig | None, run: Path, watch: Watcher) -> list[dict[str, str]]:
     """Complete the config's prompts with RUN/model (the newest checkpoint where there is none) once; keep the texts."""
     from trine.completion import TextModel
+    from trine.model.sampling import Sampling
 
     path = run / "samples.json"
     if settings is None or not settings.prompts:
@@ -234,15 +235,10 @@ def write_samples(settings: SamplesConfig | None, run: Path, watch: Watcher) -> 
     if not path.exists():
         exported = (run / "model").is_dir()
         model, samples = TextModel(run / "model" if exported else pick_checkpoint(run, None, watch)), []
+        sampling = Sampling(settings.temperature, top_p=settings.top_p, seed=settings.seed)
         for i, prompt in enumerate(settings.prompts):
             watch.progress(i, len(settings.prompts), "samples: prompts")
-            pieces = model.complete(
-                prompt,
-                settings.max_new_tokens,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=settings.seed,
-            )
+            pieces = model.complete(model.encode(prompt), settings.max_new_tokens, sampling)
             samples.append({"prompt": prompt, "completion": "".join(pieces)})
         write_json(path, {"samples": samples})
     return json.loads(path.read_text())["samples"]

@@ -22,6 +22,7 @@ from trine.model.config import ModelConfig
 from trine.model.decode import generate
 from trine.model.flops import count_parameters
 from trine.model.hf import export_folder, init_folder, load_model, save_model
+from trine.model.sampling import Sampling
 from trine.progress import silent
 from trine.recipe import Config
 from trine.train.checkpoint import list_checkpoints
@@ -133,7 +134,7 @@ def test_parameters_that_are_gone_are_not_counted() -> None:
 def test_cached_decoding_with_positions_in_global_layers_equals_uncached() -> None:
     model = small_model(small_config(**ROPE)).eval()
     prompt = random_tokens(1, 11)[0].tolist()
-    cached, uncached = list(generate(model, prompt, 12, temperature=0)), list[int]()
+    cached, uncached = [step[0] for step in generate(model, [prompt], 12, Sampling(temperature=0))], list[int]()
     for _ in range(12):
         uncached.append(int(model(torch.tensor([prompt + uncached]))[0, -1].argmax()))
     assert cached == uncached

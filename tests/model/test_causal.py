@@ -15,6 +15,7 @@ from trine.errors import BadInput
 from trine.model.causal import CausalModel, document_positions
 from trine.model.decode import generate
 from trine.model.hf import check_parity, export_folder
+from trine.model.sampling import Sampling
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 128,
@@ -78,13 +79,23 @@ def test_saved_and_exported_folders_hold_the_same_model(kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
-def test_generation_with_a_cache_equals_recomputing_the_whole_text(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [0, 10])
+def test_batched_generation_with_a_cache_equals_recomputing_each_text(kind: str, shared: int, tmp_path: Path) -> None:
     model = opened(write_peer(tmp_path / "peer", kind))
-    prompt = random_tokens(1, 12, 128)[0].tolist()
-    text = list(prompt)
-    for _ in range(12):
-        text.append(int(model(torch.tensor([text]))[0, -1].argmax()))
-    assert list(generate(model, prompt, 12, temperature=0)) == text[12:]
+    beginning = random_tokens(1, shared, 128)[0].tolist()
+    prompts = [beginning + random_tokens(1, n, 128, seed=n)[0].tolist() for n in (12, 3, 20, 7)]
+    expected = []
+    for prompt in prompts:
+        text = list(prompt)
+        for _ in range(12):
+            text.append(int(model(torch.tensor([text]))[0, -1].argmax()))
+        expected.append(text[len(prompt) :])
+    for some in ([0], [2], [0, 1, 2, 3]):
+        found: list[list[int]] = [[] for _ in some]
+        for fresh in generate(model, [prompts[i] for i in some], 12, Sampling(temperature=0)):
+            for row, token in fresh.items():
+                found[row].append(token)
+        assert found == [expected[i] for i in some]
 
 
 def test_bf16_computes_in_bf16_with_fp32_parameters_and_gradients(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Generation with a cache equals generation without one, and the cache is bounded by the window."""
+"""Cached, batched and uncached generation give the same tokens; the cache is bounded by the window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,39 @@ import torch
 from tests.model.shapes import in_transformers, random_tokens, small_config, small_model
 from trine.errors import BadInput
 from trine.model import decode
-from trine.model.decode import Cache, generate, sample
+from trine.model.afmoe import Afmoe
+from trine.model.cache import Cache
+from trine.model.decode import AfmoeContext, common_beginning, generate
+from trine.model.sampling import Sampling
+
+GREEDY = Sampling(temperature=0)
+
+
+def texts(
+    model: Afmoe, prompts: list[list[int]], tokens: int, *arguments: Sampling, **options: object
+) -> list[list[int]]:
+    """What each prompt is continued with."""
+    found: list[list[int]] = [[] for _ in prompts]
+    for fresh in generate(model, prompts, tokens, *arguments, **options):  # type: ignore[arg-type]
+        for row, token in fresh.items():
+            found[row].append(token)
+    return found
+
+
+@torch.no_grad()
+def uncached(model: Afmoe, prompt: list[int], tokens: int, stop: frozenset[int] = frozenset()) -> list[int]:
+    """Greedy continuation by whole forward passes."""
+    text = list(prompt)
+    for _ in range(tokens):
+        token = int(model(torch.tensor([text]))[0, -1].argmax())
+        if token in stop:
+            break
+        text.append(token)
+    return text[len(prompt) :]
+
+
+def prompts_of(*lengths: int, seed: int = 0) -> list[list[int]]:
+    return [random_tokens(1, length, seed=seed + i)[0].tolist() for i, length in enumerate(lengths)]
 
 
 @pytest.mark.parametrize("window", [1, 5, 8, 64])
@@ -19,15 +51,90 @@ def test_logits_with_a_cache_equal_the_whole_sequence(window: int, pieces: list[
     model = small_model(small_config(sliding_window=window), bias=0.2).eval()
     tokens = random_tokens(2, 40)
     expected = model(tokens).detach()
-    cache, begin, parts = Cache(model), 0, []
-    for size in pieces:
-        parts.append(model(tokens[:, begin : begin + size], cache=cache))
-        begin += size
+    cache, begin, parts = Cache(model.config, 2, 48, model.output_weight), 0, []
+    with torch.no_grad():
+        for size in pieces:
+            parts.append(model(tokens[:, begin : begin + size], cache=cache))
+            begin += size
     assert torch.allclose(torch.cat(parts, 1), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     for kind, layer in zip(model.config.layers(), cache.layers, strict=True):
-        assert layer.key is not None
-        held = layer.key.shape[2]
-        assert held == (40 if kind == "full_attention" else min(40, window - 1))
+        assert layer.key.shape[2] == (48 + 1 if kind == "full_attention" else min(48, window)), "one slot takes padding"
+
+
+@pytest.mark.parametrize("window", [3, 8, 64])
+def test_rows_may_go_on_by_different_lengths(window: int) -> None:
+    model = small_model(small_config(sliding_window=window), bias=0.2).eval()
+    rows = prompts_of(31, 12, 23)
+    cuts = [[0, 9, 9, 30, 31], [0, 2, 7, 11, 12], [0, 9, 21, 22, 23]]
+    context = AfmoeContext(model, 31)
+    context.select([0, 0, 0])
+    with torch.no_grad():
+        for i in range(1, 5):
+            pieces = [row[cut[i - 1] : cut[i]] for row, cut in zip(rows, cuts, strict=True)]
+            width = max(map(len, pieces))
+            ids = torch.tensor([[0] * len(p) + [-1] * (width - len(p)) for p in pieces])
+            tokens = torch.tensor([p + [0] * (width - len(p)) for p in pieces])
+            logits = model(tokens, ids, context.cache)
+        for row, found in zip(rows, logits, strict=True):
+            expected = model(torch.tensor([row]))[0, -1]
+            assert torch.allclose(found[0], expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert context.cache.lengths == [31, 12, 23]
+
+
+@pytest.mark.parametrize("window", [1, 4, 8, 64])
+def test_cached_batched_and_uncached_greedy_tokens_are_equal(window: int) -> None:
+    model = small_model(small_config(sliding_window=window), bias=0.2).eval()
+    prompts = prompts_of(1, 30, 7, 12, 12)
+    expected = [uncached(model, prompt, 20) for prompt in prompts]
+    assert [texts(model, [prompt], 20, GREEDY)[0] for prompt in prompts] == expected
+    assert texts(model, prompts, 20, GREEDY) == expected
+
+
+def test_rows_end_at_different_steps() -> None:
+    model = small_model(bias=0.2).eval()
+    prompts = prompts_of(3, 20, 9, 5, 14)
+    stop = frozenset(range(0, 97, 9))
+    expected = [uncached(model, prompt, 30, stop) for prompt in prompts]
+    assert len({len(one) for one in expected}) > 2, "the stop tokens end rows at one step: choose others"
+    assert texts(model, prompts, 30, GREEDY, stop=stop) == expected
+
+
+def test_a_common_beginning_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(bias=0.2).eval()
+    shared = prompts_of(25)[0]
+    prompts = [shared + tail for tail in prompts_of(1, 6, 3, seed=5)]
+    expected = [uncached(model, prompt, 12) for prompt in prompts]
+    read: list[int] = []
+    original = AfmoeContext.read
+
+    def counting(self: AfmoeContext, rows: list[list[int]]) -> torch.Tensor:
+        read.append(sum(map(len, rows)))
+        return original(self, rows)
+
+    monkeypatch.setattr(AfmoeContext, "read", counting)
+    assert texts(model, prompts, 12, GREEDY) == expected
+    assert read[:2] == [25, 10]
+
+
+def test_common_beginning_leaves_every_prompt_a_token() -> None:
+    assert common_beginning([[1, 2, 3], [1, 2, 4, 5]]) == 2
+    assert common_beginning([[1, 2, 3], [1, 2, 3, 4]]) == 2
+    assert common_beginning([[1], [1, 2]]) == 0
+    assert common_beginning([[7, 2], [1, 2]]) == 0
+
+
+def test_the_caller_may_end_rows() -> None:
+    model = small_model(bias=0.2).eval()
+    prompts = prompts_of(4, 9)
+    whole = texts(model, prompts, 12, GREEDY)
+    ended: set[int] = set()
+    found: list[list[int]] = [[], []]
+    for fresh in generate(model, prompts, 12, GREEDY, ended=ended):
+        for row, token in fresh.items():
+            found[row].append(token)
+        if len(found[0]) == 3:
+            ended.add(0)
+    assert found == [whole[0][:3], whole[1]]
 
 
 def test_greedy_text_equals_transformers(tmp_path: Path) -> None:
@@ -35,54 +142,38 @@ def test_greedy_text_equals_transformers(tmp_path: Path) -> None:
     peer = in_transformers(model, tmp_path / "peer").eval()
     prompt = random_tokens(1, 6)
     theirs = peer.generate(prompt, max_new_tokens=25, do_sample=False, pad_token_id=0, eos_token_id=None)
-    assert list(generate(model, prompt[0].tolist(), 25, temperature=0)) == theirs[0, 6:].tolist()
+    assert texts(model, prompt.tolist(), 25, GREEDY) == [theirs[0, 6:].tolist()]
 
 
-def test_long_prompts_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tokens", [4, 20])
+def test_long_prompts_are_read_in_pieces(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model().eval()
-    prompt = random_tokens(1, 50)[0].tolist()
-    whole = list(generate(model, prompt, 5, temperature=0))
-    monkeypatch.setattr(decode, "_PREFILL_TOKENS", 7)
-    assert list(generate(model, prompt, 5, temperature=0)) == whole
+    prompts = prompts_of(50, 31, 14, 3)
+    whole = texts(model, prompts, 5, GREEDY)
+    monkeypatch.setattr(decode, "_READ_TOKENS", tokens)
+    assert texts(model, prompts, 5, GREEDY) == whole
 
 
-def test_the_same_seed_gives_the_same_tokens_and_a_prefix() -> None:
+def test_a_text_depends_on_its_number_and_seed_alone() -> None:
     model = small_model().eval()
-    long, short, other = (list(generate(model, [1, 2], n, seed=s)) for n, s in ((20, 3), (8, 3), (20, 4)))
-    assert long[:8] == short
-    assert long != other
+    prompts = prompts_of(4, 9, 6)
+    long, short, other = (texts(model, prompts, n, Sampling(seed=s)) for n, s in ((20, 3), (8, 3), (20, 4)))
+    assert [one[:8] for one in long] == short
+    assert all(one != another for one, another in zip(long, other, strict=True))
+    assert texts(model, prompts[2:], 20, Sampling(seed=3), streams=[2]) == long[2:]
+    assert texts(model, [prompts[0]] * 2, 20, Sampling(seed=3))[1] != long[0]
 
 
-def test_stop_tokens_end_and_padded_vocabulary_is_never_drawn() -> None:
+def test_padded_vocabulary_is_never_drawn() -> None:
     model = small_model().eval()
-    tokens = list(generate(model, [1], 200, temperature=5.0, choices=50))
-    assert max(tokens) < 50
-    stop = tokens[3]
-    assert list(generate(model, [1], 200, temperature=5.0, choices=50, stop=frozenset({stop}))) == tokens[:3]
-
-
-def test_sampling_keeps_to_its_limits() -> None:
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(**limits: float) -> set[int]:
-        options = {"temperature": 1.0, "top_k": None, "top_p": 1.0} | limits
-        return {sample(logits, generator=generator, **options) for _ in range(300)}  # type: ignore[arg-type]
-
-    assert drawn() == {0, 1, 2, 3}
-    assert drawn(top_k=2) == {0, 1}
-    assert drawn(top_p=0.6) == {0}
-    assert drawn(top_p=0.65) == {0, 1}
-    assert drawn(temperature=0) == {0}
-    counts = torch.zeros(4)
-    for _ in range(4000):
-        counts[sample(logits, 1.0, None, 1.0, generator)] += 1
-    assert torch.allclose(counts / 4000, logits.softmax(-1), atol=0.03)
+    assert max(texts(model, [[1]], 200, Sampling(temperature=5.0), choices=50)[0]) < 50
 
 
 def test_bad_prompts_are_refused() -> None:
     model = small_model()
-    with pytest.raises(BadInput, match="empty"):
-        next(generate(model, [], 1))
+    with pytest.raises(BadInput, match="the prompt is empty"):
+        next(generate(model, [[]], 1))
     with pytest.raises(BadInput, match="token 97"):
-        next(generate(model, [1, 97], 1))
+        next(generate(model, [[1, 97]], 1))
+    with pytest.raises(BadInput, match="prompt 2 of 2 holds token -3"):
+        next(generate(model, [[1], [5, -3, 96]], 1))

@@ -67,7 +67,7 @@ def test_blocked_window_attention_equals_the_masked_form(
     model = small_model(small_config(layer_types=("sliding_attention",) * 4)).double().train()
     tokens = random_tokens(2, length)
     ids = (torch.arange(length) // 7).expand(2, -1) if packed else None
-    assert plan_attention(model.config, length, ids, 0, tokens.device, torch.float64).blocked
+    assert plan_attention(model.config, length, ids, tokens.device, torch.float64).blocked
     weight = model.get_parameter("model.layers.0.self_attn.q_proj.weight")
     fast = model(tokens, ids)
     gradient = torch.autograd.grad(fast.square().sum(), weight)[0]

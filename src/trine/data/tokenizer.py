@@ -144,8 +144,8 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
-def open_tokenizer(path: Path) -> OpenTokenizer:
-    """Open a tokenizer.json, or the folder that holds one. Raises BadInput unless it is byte-level."""
+def open_tokenizer(path: Path, *, exact_bytes: bool = True) -> OpenTokenizer:
+    """Open a tokenizer.json, or the folder that holds one. Raises BadInput; unless it is byte-level with `exact_bytes`."""
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise BadInput(f"{file}: no such file; expected a tokenizer.json, or a folder with one")
@@ -154,7 +154,7 @@ def open_tokenizer(path: Path) -> OpenTokenizer:
         byte_level = '"ByteLevel"' in json.dumps(json.loads(file.read_bytes()).get("decoder"))
     except Exception as error:  # the library raises bare Exception for a file it cannot read
         raise BadInput(f"{file}: not a tokenizer ({str(error)[:200]})") from None
-    if not byte_level:
+    if exact_bytes and not byte_level:
         raise BadInput(f"{file}: its decoder is not byte-level, so tokens have no exact length in bytes")
     tokenizer.no_truncation()
     tokenizer.no_padding()

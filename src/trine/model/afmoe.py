@@ -20,7 +20,7 @@ from trine.moe.layer import SparseMoE
 from trine.moe.stats import RouterStats
 
 if TYPE_CHECKING:
-    from trine.model.decode import Cache
+    from trine.model.cache import Cache
 
 
 class Decoder(nn.Module):
@@ -61,7 +61,8 @@ class Afmoe(nn.Module):
         """Logits fp32 [B, T, V] for int64 tokens [B, T].
 
         `document_ids` [B, T] int: attention never crosses ids, -1 is padding. None: each row is one causal
-        sequence, nothing is guessed from special tokens. With `cache`, `tokens` continue what it holds.
+        sequence, nothing is guessed from special tokens. With `cache`, `tokens` continue what it holds; of ids only
+        -1 at the end of a row counts then: rows may continue by different lengths.
         """
         hidden, _ = self.hidden(tokens, document_ids, cache)
         logits = F.linear(hidden, self.output_weight.to(hidden.dtype))
@@ -71,15 +72,18 @@ class Afmoe(nn.Module):
         self, tokens: Tensor, document_ids: Tensor | None = None, cache: Cache | None = None
     ) -> tuple[Tensor, list[RouterStats]]:
         """Final normed states [B, T, D] in the compute type, and each sparse layer's routing statistics."""
-        self._check(tokens, document_ids, cache)
+        self._check(tokens, document_ids)
         weight = self.model.embed_tokens.weight
         dtype = self.compute_dtype or weight.dtype
         x = F.embedding(tokens, weight)
         if self.config.mup_enabled:
             x = x * math.sqrt(self.config.hidden_size)
         x = x.to(dtype)
-        past = cache.length if cache is not None else 0
-        plan = plan_attention(self.config, tokens.shape[1], document_ids, past, tokens.device, dtype)
+        if cache is None:
+            plan = plan_attention(self.config, tokens.shape[1], document_ids, tokens.device, dtype)
+        else:
+            counts = None if document_ids is None else (document_ids >= 0).sum(1).tolist()
+            plan = cache.plan(tokens.shape[1], counts, dtype)
         valid = None if document_ids is None else document_ids >= 0
         collected: list[RouterStats] = []
         for i, block in enumerate(self.model.layers):
@@ -89,8 +93,6 @@ class Afmoe(nn.Module):
                 x, stats = block(x, plan, valid, cache.layers[i] if cache is not None else None)
             if stats is not None:
                 collected.append(stats)
-        if cache is not None:
-            cache.length += tokens.shape[1]
         return self.model.norm(x), collected
 
     def moe_layers(self) -> dict[int, SparseMoE]:
@@ -103,12 +105,10 @@ class Afmoe(nn.Module):
         for mlp, counts_E in zip(self.moe_layers().values(), counts, strict=True):
             mlp.update_expert_bias(counts_E, balance)
 
-    def _check(self, tokens: Tensor, document_ids: Tensor | None, cache: Cache | None) -> None:
+    def _check(self, tokens: Tensor, document_ids: Tensor | None) -> None:
         if tokens.dim() != 2:
             raise BadInput(f"tokens must be [batch, length], got shape {list(tokens.shape)}")
         if document_ids is not None and document_ids.shape != tokens.shape:
             raise BadInput(
                 f"document_ids has shape {list(document_ids.shape)}, tokens {list(tokens.shape)}; they must agree"
             )
-        if document_ids is not None and cache is not None:
-            raise BadInput("document_ids and a cache cannot be used together")

@@ -19,7 +19,7 @@ from trine.model.norm import RMSNorm
 from trine.model.rope import rotary_table, rotate
 
 if TYPE_CHECKING:
-    from trine.model.decode import LayerCache
+    from trine.model.cache import LayerCache
 
 
 @dataclass(frozen=True)
@@ -33,32 +33,28 @@ class AttentionPlan:
     local_mask: Tensor | None
     """The same for local layers; in block form [B or 1, blocks, window, 2 window] when `blocked`."""
     blocked: bool
+    causal: bool = True
+    """Without a mask: a query sees the keys up to its own, not all that there are."""
 
 
 def plan_attention(
     config: ModelConfig,
     length: int,
     ids_BT: Tensor | None,
-    past: int,
     device: torch.device,
     dtype: torch.dtype,
 ) -> AttentionPlan:
-    """Masks and rotary tables for queries at positions past ... past + length - 1.
-
-    `ids_BT` are document ids (-1 padding) or None; they need `past` 0. Global layers see keys from position
-    0, local layers' caches begin at max(0, past - window + 1).
-    """
-    positions = torch.arange(past, past + length, device=device)
+    """Masks and rotary tables for queries at positions 0 ... length - 1; `ids_BT` are document ids (-1 padding) or None."""
+    positions = torch.arange(length, device=device)
     cos, sin = rotary_table(positions, config.head_dim, config.rope_theta, dtype)
     window = config.sliding_window
-    blocked = past == 0 and length >= 2 * window
-    if past == 0 and ids_BT is None:
+    blocked = length >= 2 * window
+    if ids_BT is None:
         wide = None
-        narrow = None if length <= window else _band(positions, positions, window)
+        narrow = None if length <= window else _band(positions, window)
     else:
-        wide = _band(positions, torch.arange(past + length, device=device), None)
-        first = max(0, past - window + 1)
-        narrow = _band(positions, torch.arange(first, past + length, device=device), window)
+        wide = _band(positions, None)
+        narrow = _band(positions, window)
     if blocked:
         narrow = _block_mask(length, window, ids_BT, device)
     if ids_BT is not None:
@@ -68,8 +64,8 @@ def plan_attention(
     return AttentionPlan(cos, sin, wide, narrow, blocked)
 
 
-def _band(queries_T: Tensor, keys_S: Tensor, window: int | None) -> Tensor:
-    distance = queries_T.unsqueeze(1) - keys_S.unsqueeze(0)
+def _band(positions_T: Tensor, window: int | None) -> Tensor:
+    distance = positions_T.unsqueeze(1) - positions_T.unsqueeze(0)
     seen = distance >= 0
     if window is not None:
         seen &= distance < window
@@ -135,7 +131,7 @@ class Attention(nn.Module):
             return blocked_attention(query, key, value, self.window, plan.local_mask)
         mask = plan.local_mask if self.local else plan.global_mask
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+            query, key, value, attn_mask=mask, is_causal=plan.causal and mask is None, enable_gqa=True
         )
 
 

@@ -13,7 +13,7 @@ from trine.moe.layer import SparseMoE, SwiGLU
 from trine.moe.stats import RouterStats
 
 if TYPE_CHECKING:
-    from trine.model.decode import LayerCache
+    from trine.model.cache import LayerCache
 
 
 class Block(nn.Module):
@@ -47,11 +47,13 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, plan: AttentionPlan, valid_BT: Tensor | None, cache: LayerCache | None
     ) -> tuple[Tensor, RouterStats | None]:
-        """Output [B, T, D] and, for a sparse block, its routing statistics."""
+        """Output [B, T, D] and, for a sparse block without a cache, its routing statistics."""
         attended = self.self_attn(self.input_layernorm(x_BTD), plan, cache)
         x_BTD = x_BTD + self.post_attention_layernorm(attended)
         normed, stats = self.pre_mlp_layernorm(x_BTD), None
-        if isinstance(self.mlp, SparseMoE):
+        if isinstance(self.mlp, SparseMoE) and cache is not None:
+            out = self.mlp.infer(normed)
+        elif isinstance(self.mlp, SparseMoE):
             out, stats = self.mlp(normed, valid_BT, with_loss=self.training)
         else:
             out = self.mlp(normed)

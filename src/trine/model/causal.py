@@ -45,6 +45,11 @@ class CausalModel(nn.Module):
         return self._peer[0]
 
     @property
+    def sliding(self) -> bool:
+        """Whether some layer sees a window only."""
+        return any(getattr(layer, "is_sliding", False) for layer in self.new_cache().layers)
+
+    @property
     def output_weight(self) -> Tensor:
         """The head's matrix [V, d]; the embedding's when tied."""
         return self.peer.get_output_embeddings().weight
@@ -69,25 +74,34 @@ class CausalModel(nn.Module):
         logits = F.linear(hidden, self.output_weight.to(hidden.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def hidden(self, tokens: Tensor, document_ids: Tensor | None = None, cache: Any = None) -> tuple[Tensor, list[Any]]:
+    def hidden(self, tokens: Tensor, document_ids: Tensor | None = None) -> tuple[Tensor, list[Any]]:
         """Final normed states [B, T, D] in the compute type, and no routing statistics.
 
-        `document_ids` [B, T] int: attention and positions stay inside runs of equal ids. `cache` comes from
-        `new_cache`; `tokens` then continue what it holds.
+        `document_ids` [B, T] int: attention and positions stay inside runs of equal ids.
         """
-        dtype = self.compute_dtype or self.output_weight.dtype
-        given: dict[str, Any] = {self._cache_name: cache, "use_cache": cache is not None}
-        if document_ids is not None:
-            given["position_ids"] = document_positions(document_ids)
-        with torch.autocast(tokens.device.type, dtype=dtype, enabled=dtype != self.output_weight.dtype):
-            states = self.peer.base_model(input_ids=tokens, **given).last_hidden_state
-        return states.to(dtype), []
+        positions = {} if document_ids is None else {"position_ids": document_positions(document_ids)}
+        return self._states(tokens, use_cache=False, **positions), []
 
     def new_cache(self) -> Any:
-        """An empty cache for `hidden`, which keeps only the window on sliding layers."""
+        """An empty cache for `extend`, which keeps only the window on sliding layers."""
         from transformers import DynamicCache
 
         return DynamicCache(config=self.config)
+
+    def extend(self, tokens: Tensor, mask_BS: Tensor, cache: Any) -> Tensor:
+        """Final normed states [B, T, D] of tokens that continue what `cache` holds.
+
+        `mask_BS` int64 marks the real tokens among those held and those that come: a row may begin later than others.
+        """
+        positions = (mask_BS.cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+        mask = None if bool(mask_BS.all()) else mask_BS
+        given = {self._cache_name: cache, "use_cache": True, "position_ids": positions, "attention_mask": mask}
+        return self._states(tokens, **given)
+
+    def _states(self, tokens: Tensor, **given: Any) -> Tensor:
+        dtype = self.compute_dtype or self.output_weight.dtype
+        with torch.autocast(tokens.device.type, dtype=dtype, enabled=dtype != self.output_weight.dtype):
+            return self.peer.base_model(input_ids=tokens, **given).last_hidden_state.to(dtype)
 
     def moe_layers(self) -> dict[int, Any]:
         """None: the model is dense."""

@@ -1,113 +1,179 @@
-"""Generation: token ids in, token ids out, with a cache that keeps only the window on local layers."""
+"""Generation: token ids in, token ids out, for one prompt or several of different lengths at once.
+
+A `Context` is what a model has read: it takes more tokens per row and gives the logits after them. What all prompts
+begin with is read once and copied.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from trine.errors import BadInput
 from trine.model.afmoe import Afmoe
+from trine.model.cache import Cache
 from trine.model.causal import CausalModel
+from trine.model.sampling import Sampling, choose
 
-_PREFILL_TOKENS = 4096
-
-
-class LayerCache:
-    """Keys and values [B, H, S, D] of one layer; S is bounded by `keep` when that is set."""
-
-    def __init__(self, keep: int | None) -> None:
-        self.keep = keep
-        self.key: Tensor | None = None
-        self.value: Tensor | None = None
-
-    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append, return everything the new queries may need, and retain only what later ones will."""
-        if self.key is not None and self.value is not None:
-            key = torch.cat((self.key, key), dim=2)
-            value = torch.cat((self.value, value), dim=2)
-        if self.keep is None:
-            self.key, self.value = key, value
-        else:
-            start = max(0, key.shape[2] - self.keep)
-            self.key, self.value = key[:, :, start:].clone(), value[:, :, start:].clone()
-        return key, value
+_READ_TOKENS = 4096
+"""Tokens of a prompt that pass the model at once, over all rows."""
+_WORTH_SHARING = 8
+"""A shorter common beginning is read with each prompt: copying it is another pass over the weights."""
+Tokens = Sequence[int]
 
 
-class Cache:
-    """One LayerCache per block: global layers keep every key, local layers the last window - 1."""
+class Context(Protocol):
+    """Rows of tokens that a model has read, ready to go on."""
 
-    def __init__(self, model: Afmoe) -> None:
-        window = model.config.sliding_window
-        kinds = model.config.layers()
-        self.layers = [LayerCache(window - 1 if kind == "sliding_attention" else None) for kind in kinds]
-        self.length = 0
-        """Tokens consumed so far."""
+    def read(self, rows: Sequence[Tokens]) -> Tensor:
+        """Append tokens, at least one per row; fp32 logits [B, V] after each row's last, on the CPU."""
+        ...
+
+    def select(self, rows: list[int]) -> None:
+        """Keep these rows, in this order; a row may be taken several times."""
+        ...
+
+    @property
+    def uneven(self) -> bool:
+        """Whether rows that hold something may go on by different lengths."""
+        ...
+
+
+class AfmoeContext:
+    """Rows begin at slot 0 of the cache and end where they end."""
+
+    uneven = True
+
+    def __init__(self, model: Afmoe, capacity: int) -> None:
+        self.model = model
+        weight = model.output_weight
+        self.cache = Cache(model.config, 1, capacity, weight.new_empty(0, dtype=model.compute_dtype or weight.dtype))
+
+    def read(self, rows: Sequence[Tokens]) -> Tensor:
+        device = self.model.output_weight.device
+        last: list[Tensor | None] = [None] * len(rows)
+        step = max(1, _READ_TOKENS // len(rows))
+        for begin in range(0, max(map(len, rows)), step):
+            pieces = [row[begin : begin + step] for row in rows]
+            width = max(map(len, pieces))
+            ids = None
+            if any(len(piece) < width for piece in pieces):
+                ids = torch.tensor([[0] * len(p) + [-1] * (width - len(p)) for p in pieces], device=device)
+            tokens = torch.tensor([[*piece, *[0] * (width - len(piece))] for piece in pieces], device=device)
+            hidden, _ = self.model.hidden(tokens, ids, self.cache)
+            for row, piece in enumerate(pieces):
+                if piece:
+                    last[row] = hidden[row, len(piece) - 1]
+        return _logits(self.model, torch.stack([one for one in last if one is not None]))
+
+    def select(self, rows: list[int]) -> None:
+        self.cache.select(rows)
+
+
+class CausalContext:
+    """A model of transformers with its own cache: rows end at the same column, shorter ones begin later."""
+
+    def __init__(self, model: CausalModel) -> None:
+        self.model = model
+        self.cache = model.new_cache()
+        self.mask_BS = torch.ones(1, 0, dtype=torch.long, device=model.output_weight.device)
+        self.uneven = not model.sliding
+
+    def read(self, rows: Sequence[Tokens]) -> Tensor:
+        device, width = self.mask_BS.device, max(map(len, rows))
+        tokens = torch.tensor([[*[0] * (width - len(row)), *row] for row in rows], device=device)
+        real = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        step = width if 0 in real else max(1, _READ_TOKENS // len(rows))
+        hidden = torch.empty(0)
+        for begin in range(0, width, step):
+            self.mask_BS = torch.cat((self.mask_BS, real[:, begin : begin + step]), dim=1)
+            hidden = self.model.extend(tokens[:, begin : begin + step], self.mask_BS, self.cache)
+        return _logits(self.model, hidden[:, -1])
+
+    def select(self, rows: list[int]) -> None:
+        index = torch.tensor(rows, device=self.mask_BS.device)
+        self.mask_BS = self.mask_BS[index]
+        self.cache.batch_select_indices(index)
+
+
+def _logits(model: Afmoe | CausalModel, last_BD: Tensor) -> Tensor:
+    return (last_BD @ model.output_weight.to(last_BD.dtype).t()).float().cpu()
+
+
+def new_context(model: Afmoe | CausalModel, capacity: int) -> Context:
+    """An empty context of one row, with room for `capacity` tokens."""
+    return CausalContext(model) if isinstance(model, CausalModel) else AfmoeContext(model, capacity)
+
+
+def check_prompts(prompts: Sequence[Tokens], vocabulary: int) -> None:
+    """Raise BadInput for an empty prompt, or for one with a token that the model does not know."""
+    for i, prompt in enumerate(prompts):
+        which = "the prompt" if len(prompts) == 1 else f"prompt {i + 1} of {len(prompts)}"
+        if not prompt:
+            raise BadInput(f"{which} is empty: give at least one token")
+        bad = next((token for token in prompt if not 0 <= token < vocabulary), None)
+        if bad is not None:
+            raise BadInput(f"{which} holds token {bad}, the model knows 0 to {vocabulary - 1}")
+
+
+def common_beginning(prompts: Sequence[Tokens]) -> int:
+    """Tokens that all prompts begin with, leaving at least one of each."""
+    low, high = min(prompts), max(prompts)
+    limit = min(map(len, prompts)) - 1
+    return next((i for i in range(limit) if low[i] != high[i]), limit)
+
+
+def read_prompts(context: Context, prompts: Sequence[Tokens], held: int) -> Tensor:
+    """Logits [B, V] after the prompts, of which a context of one row holds the first `held` tokens."""
+    shared = common_beginning(prompts)
+    even = len({len(prompt) for prompt in prompts}) == 1
+    if len(prompts) > 1 and shared - held >= _WORTH_SHARING and (context.uneven or even):
+        context.read([prompts[0][held:shared]])
+        held = shared
+    context.select([0] * len(prompts))
+    return context.read([prompt[held:] for prompt in prompts])
 
 
 @torch.no_grad()
 def generate(
     model: Afmoe | CausalModel,
-    prompt: list[int],
+    prompts: Sequence[Tokens],
     max_new_tokens: int,
+    sampling: Sampling = Sampling(),
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float = 1.0,
-    seed: int = 0,
     stop: frozenset[int] = frozenset(),
     choices: int | None = None,
-) -> Iterator[int]:
-    """Yield new token ids after `prompt`, up to `max_new_tokens` or a token of `stop` (not yielded).
+    streams: Sequence[int] | None = None,
+    ended: set[int] | None = None,
+) -> Iterator[dict[int, int]]:
+    """Yield, step by step, the new token of each prompt (by its place in `prompts`) that goes on.
 
-    Temperature 0 takes the most likely token. Draw i comes from a generator keyed by (seed, i), so a longer
-    request begins with the shorter one's tokens. `choices` bounds the ids that may be drawn: the tokenizer's
-    size where the model's vocabulary is padded beyond it. Raises BadInput for an empty or foreign prompt.
+    A prompt ends after `max_new_tokens`, at a token of `stop`, which is not yielded, or when the caller adds it to
+    `ended`. `choices` bounds the ids that may be drawn: the tokenizer's size where the model's vocabulary is padded
+    beyond it. `streams` numbers the texts for their draws; default: their places. Raises BadInput for an empty or
+    foreign prompt.
     """
-    vocabulary = model.output_weight.shape[0]
-    if not prompt:
-        raise BadInput("the prompt is empty: give at least one token")
-    if max(prompt) >= vocabulary or min(prompt) < 0:
-        raise BadInput(f"the prompt holds token {max(prompt)}, the model knows 0 to {vocabulary - 1}")
-    cache = model.new_cache() if isinstance(model, CausalModel) else Cache(model)
-    device = model.output_weight.device
-    logits = torch.empty(0)
-    for begin in range(0, len(prompt), _PREFILL_TOKENS):
-        piece = torch.tensor([prompt[begin : begin + _PREFILL_TOKENS]], device=device)
-        logits = _last_logits(model, piece, cache)
+    check_prompts(prompts, model.output_weight.shape[0])
+    ended = set() if ended is None else ended
+    numbers = range(len(prompts)) if streams is None else streams
+    context = new_context(model, max(map(len, prompts)) + max_new_tokens)
+    logits = read_prompts(context, prompts, 0)
+    live, histories = list(range(len(prompts))), [list(prompt) for prompt in prompts]
     for i in range(max_new_tokens):
-        token = sample(logits[:choices], temperature, top_k, top_p, _generator(seed, i))
-        if token in stop:
+        seen = [histories[row] for row in live]
+        drawn = choose(logits[:, :choices], sampling, [numbers[row] for row in live], i, seen)
+        fresh = {row: token for row, token in zip(live, drawn, strict=True) if token not in stop}
+        for row, token in fresh.items():
+            histories[row].append(token)
+        if fresh:
+            yield fresh
+        kept = [place for place, row in enumerate(live) if row in fresh and row not in ended]
+        if not kept or i + 1 == max_new_tokens:
             return
-        yield token
-        if i + 1 < max_new_tokens:
-            logits = _last_logits(model, torch.tensor([[token]], device=device), cache)
-
-
-def _last_logits(model: Afmoe | CausalModel, tokens: Tensor, cache: Any) -> Tensor:
-    hidden, _ = model.hidden(tokens, cache=cache)
-    last = hidden[0, -1]
-    return (model.output_weight.to(last.dtype) @ last).float().cpu()
-
-
-def sample(logits_V: Tensor, temperature: float, top_k: int | None, top_p: float, generator: torch.Generator) -> int:
-    """One id from fp32 logits [V]: the most likely for temperature 0, else a draw after top-k and top-p.
-
-    top-p keeps the smallest set of most likely ids whose probability reaches `top_p`.
-    """
-    if temperature == 0:
-        return int(logits_V.argmax())
-    probability, ids = (logits_V / temperature).softmax(-1).sort(descending=True, stable=True)
-    if top_k is not None:
-        probability, ids = probability[:top_k], ids[:top_k]
-    before = probability.cumsum(-1) - probability
-    probability = probability * (before < top_p)
-    return int(ids[torch.multinomial(probability, 1, generator=generator)])
-
-
-def _generator(seed: int, draw: int) -> torch.Generator:
-    key = hashlib.sha256(f"{seed}/sample/{draw}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
+        if len(kept) < len(live):
+            context.select(kept)
+            live = [live[place] for place in kept]
+        logits = context.read([[fresh[row]] for row in live])

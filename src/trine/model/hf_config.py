@@ -112,6 +112,15 @@ def stored_dtype(folder: Path) -> str:
     return str(values.get("dtype") or values.get("torch_dtype") or "float32")
 
 
+def end_tokens(folder: Path) -> set[int]:
+    """Ids of tokens that end a text, of config.json and generation_config.json: none, one or a list of them."""
+    found: set[int] = set()
+    for name in ("config.json", "generation_config.json"):
+        ids = _read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
+        found |= {ids} if isinstance(ids, int) else set(ids or ())
+    return found
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())

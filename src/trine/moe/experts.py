@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+FEW_TOKENS = 2
+"""Up to so many tokens `Experts.few` beats sorting them."""
 _grouped_mm = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
 
 
@@ -36,6 +38,26 @@ class Experts(nn.Module):
         hidden = F.silu(gate) * up * weight_M1
         out_MD = grouped_linear(hidden, self.down_proj.to(x_ND.dtype), counts_E)
         return _Permute.apply(out_MD, slot_M, order_M).view(tokens, k, -1).sum(1)
+
+    def few(self, x_ND: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
+        """The same for a few tokens and without gradients: each one times the matrices of its own experts."""
+        if x_ND.device.type != "cpu":
+            return self._gathered(x_ND, experts_NK, weights_NK)
+        out_ND = torch.zeros_like(x_ND)
+        for token, experts in enumerate(experts_NK.tolist()):
+            for place, expert in enumerate(experts):
+                gate, up = F.linear(x_ND[token], self.gate_up_proj[expert].to(x_ND.dtype)).chunk(2, dim=-1)
+                hidden = F.silu(gate) * up * weights_NK[token, place].to(x_ND.dtype)
+                out_ND[token] += F.linear(hidden, self.down_proj[expert].to(x_ND.dtype))
+        return out_ND
+
+    def _gathered(self, x_ND: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
+        """`few` where asking which experts were selected would wait for the device."""
+        chosen = experts_NK.flatten()
+        x_MD1 = x_ND.repeat_interleave(experts_NK.shape[1], 0).unsqueeze(2)
+        gate, up = (self.gate_up_proj[chosen].to(x_ND.dtype) @ x_MD1).chunk(2, dim=1)
+        hidden = F.silu(gate) * up * weights_NK.view(-1, 1, 1).to(x_ND.dtype)
+        return (self.down_proj[chosen].to(x_ND.dtype) @ hidden).view(*experts_NK.shape, -1).sum(1)
 
 
 class _Dispatch(torch.autograd.Function):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from trine.moe.balance import update_bias
 from trine.moe.config import BalanceConfig
-from trine.moe.experts import Experts
+from trine.moe.experts import FEW_TOKENS, Experts
 from trine.moe.router import Router
 from trine.moe.stats import RouterStats, router_stats
 
@@ -58,6 +58,13 @@ class SparseMoE(nn.Module):
         valid_N = None if valid_BT is None else valid_BT.flatten()
         stats = router_stats(routing.scores_NE, routing.experts_NK, rows, valid_N, with_loss)
         return out.view_as(x_BTD), stats
+
+    def infer(self, x_BTD: Tensor) -> Tensor:
+        """The output alone."""
+        x_ND = x_BTD.flatten(0, 1)
+        routing = self.router(x_ND, self.expert_bias)
+        experts = self.experts.few if x_ND.shape[0] <= FEW_TOKENS else self.experts
+        return (self.shared_experts(x_ND) + experts(x_ND, routing.experts_NK, routing.weights_NK)).view_as(x_BTD)
 
     def update_expert_bias(self, counts_E: Tensor, config: BalanceConfig) -> None:
         """Move the selection bias once, from the counts of the whole global batch."""
