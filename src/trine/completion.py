@@ -93,7 +93,8 @@ class TextModel:
         self.folder = folder
         self.opened = open_tokenizer(folder, exact_bytes=False)
         self.model = load_model(folder, dtype, device)
-        self.stop = frozenset({*end_tokens(folder), *([] if self.opened.eos is None else [self.opened.eos])})
+        ends = end_tokens(folder) | ({self.opened.eos} if self.opened.eos is not None else set())
+        self.stop = frozenset(ends)
 
     def encode(self, prompt: str) -> list[int]:
         """The tokens of a text to go on from, with the token that begins a text. Raises BadInput for none."""
@@ -103,7 +104,7 @@ class TextModel:
         return ids
 
     def encode_chat(self, messages: Messages) -> list[int]:
-        """The tokens of a conversation in the folder's chat template, up to where the answer begins. Raises BadInput."""
+        """The tokens of a conversation in the chat template, up to where the answer begins. Raises BadInput."""
         return chat_tokens(self.folder, messages)
 
     def complete(

@@ -69,6 +69,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["report", "absent"], "has no metrics.jsonl"),
         (["generate", "absent", "--prompt", "x"], "no such file"),
         (["generate", "absent", "--temperature", "-1", "--prompt", "x"], "-1"),
+        (["generate", "absent", "--prompt", "x", "--prompts", "y"], "exclude each other"),
+        (["generate", "absent", "--prompts", "absent.jsonl"], "absent.jsonl: cannot be read"),
+        (["generate", "absent", "--prompt", "x", "--system", "y"], "--system goes with --chat"),
+        (["generate", "absent", "--prompt", "x", "--out", "absent/out.jsonl"], "absent: no such folder"),
         (["export", "a", "b", "--dtype", "int4"], "int4"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -86,6 +90,25 @@ def test_bad_input_exits_2_with_a_line_and_no_traceback(
     as_json = Said(capsys, *words, "--json")
     assert as_json.json["exit_code"] == 2
     assert as_json.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "prompts.jsonl:2: not JSON"),
+        ("[1]", 'prompts.jsonl:2: expected an object with either "prompt" or "messages"'),
+        ('{"prompt": 3}', "prompts.jsonl:2: prompt is 3; expected a text"),
+        ('{"messages": [{"role": "user"}]}', "prompts.jsonl:2: messages is"),
+    ],
+)
+def test_a_bad_line_of_prompts_is_named(
+    line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(f'{{"prompt": "x"}}\n{line}\n')
+    done = Said(capsys, "generate", tmp_path, "--prompts", path)
+    assert done.code == 2
+    assert said in done.err
 
 
 def test_check_lists_everything_and_writes_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

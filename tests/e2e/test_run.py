@@ -139,6 +139,25 @@ def test_generate_is_repeatable(work: Work, trine: Command) -> None:
     assert json.loads(first.stdout) == json.loads(trine("generate", work.run / "model", *options).stdout)
 
 
+def test_generate_completes_a_file_of_prompts(work: Work, trine: Command, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt": "the model", "id": 7}\n\n{"prompt": "then a"}\n')
+    options = ["--max-new-tokens", 5, "--seed", 3, "--samples", 2, "--stop", "q", "--json"]
+    done = trine("generate", work.run, "--prompts", prompts, "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"completions": 4, "new_tokens": 20, "out": str(out)}
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(one["prompt"], one.get("id"), one["sample"]) for one in lines] == [
+        ("the model", 7, 0),
+        ("the model", 7, 1),
+        ("then a", None, 0),
+        ("then a", None, 1),
+    ]
+    assert all(one["finish"] == "length" and one["tokens"] == 5 for one in lines)
+    single = trine("generate", work.run, "--prompt", "the model", *options[:4], "--json")
+    assert json.loads(single.stdout)["completion"] == lines[0]["completion"]
+
+
 def test_report_again_to_another_file(work: Work, trine: Command) -> None:
     out = work.folder / "copy.html"
     done = trine("report", work.run, "--out", out)

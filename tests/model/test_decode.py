@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,18 +13,14 @@ from trine.errors import BadInput
 from trine.model import decode
 from trine.model.afmoe import Afmoe
 from trine.model.cache import Cache
-from trine.model.decode import AfmoeContext, common_beginning, generate
+from trine.model.decode import GREEDY, AfmoeContext, common_beginning, generate
 from trine.model.sampling import Sampling
 
-GREEDY = Sampling(temperature=0)
 
-
-def texts(
-    model: Afmoe, prompts: list[list[int]], tokens: int, *arguments: Sampling, **options: object
-) -> list[list[int]]:
+def texts(model: Afmoe, prompts: list[list[int]], tokens: int, sampling: Sampling, **options: Any) -> list[list[int]]:
     """What each prompt is continued with."""
     found: list[list[int]] = [[] for _ in prompts]
-    for fresh in generate(model, prompts, tokens, *arguments, **options):  # type: ignore[arg-type]
+    for fresh in generate(model, prompts, tokens, sampling, **options):
         for row, token in fresh.items():
             found[row].append(token)
     return found
@@ -68,6 +65,7 @@ def test_rows_may_go_on_by_different_lengths(window: int) -> None:
     cuts = [[0, 9, 9, 30, 31], [0, 2, 7, 11, 12], [0, 9, 21, 22, 23]]
     context = AfmoeContext(model, 31)
     context.select([0, 0, 0])
+    logits = torch.empty(0)
     with torch.no_grad():
         for i in range(1, 5):
             pieces = [row[cut[i - 1] : cut[i]] for row, cut in zip(rows, cuts, strict=True)]

@@ -34,13 +34,14 @@ def test_probabilities_equal_transformers(options: dict[str, Any]) -> None:
     sampling = Sampling(**options)
     logits = 3 * torch.randn(4, 60, generator=torch.Generator().manual_seed(1))
     history = torch.randint(0, 60, (4, 9), generator=torch.Generator().manual_seed(2))
-    expected: Any = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(history, logits.clone())
-    expected = (
-        TemperatureLogitsWarper(sampling.temperature)(history, expected) if sampling.temperature != 1 else expected
-    )
-    expected = TopKLogitsWarper(sampling.top_k)(history, expected) if sampling.top_k else expected
-    expected = TopPLogitsWarper(sampling.top_p)(history, expected) if sampling.top_p < 1 else expected
-    expected = MinPLogitsWarper(sampling.min_p)(history, expected) if sampling.min_p else expected
+    processors: list[Any] = [RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)]
+    processors += [TemperatureLogitsWarper(sampling.temperature)] if sampling.temperature != 1 else []
+    processors += [TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
+    processors += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    processors += [MinPLogitsWarper(sampling.min_p)] if sampling.min_p else []
+    expected = logits.clone()
+    for process in processors:
+        expected = process(history, expected)
     weights, ids = likely(penalise(logits, history.tolist(), sampling.repetition_penalty), sampling)
     found = torch.zeros(4, 60).scatter(1, ids, weights / weights.sum(-1, keepdim=True))
     assert torch.allclose(found, expected.softmax(-1), atol=1e-6)

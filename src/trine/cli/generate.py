@@ -77,10 +77,8 @@ def generate(
     tokens = [encode(opened, one, chat, system) for one in given]
     if prompts is None and samples == 1 and out is None:
         completion = _stream(opened, tokens[0], max_new_tokens, sampling, stop)
-        text = given[0]["prompt"]
-        return Shown(
-            {"prompt": text, "completion": completion}, "" if _same_terminal() else _joined(text, completion, chat)
-        )
+        text = completion if chat else given[0]["prompt"] + completion
+        return Shown(given[0] | {"completion": completion}, "" if _same_terminal() else text)
     done: list[Completion] = []
     with watching() as watch:
         for one in opened.complete_all(tokens, max_new_tokens, sampling, stop=stop, samples=samples, batch_rows=batch):
@@ -157,10 +155,6 @@ def _stream(opened: TextModel, tokens: list[int], max_new_tokens: int, sampling:
     if shown:
         sys.stderr.write(f"\n({time.monotonic() - started:.1f} s)\n")
     return "".join(pieces)
-
-
-def _joined(prompt: str, completion: str, chat: bool) -> str:
-    return completion if chat else prompt + completion
 
 
 def _same_terminal() -> bool:

@@ -145,7 +145,7 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
 
 
 def open_tokenizer(path: Path, *, exact_bytes: bool = True) -> OpenTokenizer:
-    """Open a tokenizer.json, or the folder that holds one. Raises BadInput; unless it is byte-level with `exact_bytes`."""
+    """Open a tokenizer.json, or the folder that holds one. Raises BadInput; with `exact_bytes` unless byte-level."""
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise BadInput(f"{file}: no such file; expected a tokenizer.json, or a folder with one")

@@ -44,7 +44,7 @@ def plan_attention(
     device: torch.device,
     dtype: torch.dtype,
 ) -> AttentionPlan:
-    """Masks and rotary tables for queries at positions 0 ... length - 1; `ids_BT` are document ids (-1 padding) or None."""
+    """Masks and rotary tables for positions 0 ... length - 1; `ids_BT` are document ids (-1 padding) or None."""
     positions = torch.arange(length, device=device)
     cos, sin = rotary_table(positions, config.head_dim, config.rope_theta, dtype)
     window = config.sliding_window

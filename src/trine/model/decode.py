@@ -23,6 +23,7 @@ _READ_TOKENS = 4096
 _WORTH_SHARING = 8
 """A shorter common beginning is read with each prompt: copying it is another pass over the weights."""
 Tokens = Sequence[int]
+GREEDY = Sampling(temperature=0)
 
 
 class Context(Protocol):
@@ -121,7 +122,7 @@ def check_prompts(prompts: Sequence[Tokens], vocabulary: int) -> None:
 
 def common_beginning(prompts: Sequence[Tokens]) -> int:
     """Tokens that all prompts begin with, leaving at least one of each."""
-    low, high = min(prompts), max(prompts)
+    low, high = min(map(list, prompts)), max(map(list, prompts))
     limit = min(map(len, prompts)) - 1
     return next((i for i in range(limit) if low[i] != high[i]), limit)
 
@@ -142,7 +143,7 @@ def generate(
     model: Afmoe | CausalModel,
     prompts: Sequence[Tokens],
     max_new_tokens: int,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     *,
     stop: frozenset[int] = frozenset(),
     choices: int | None = None,
