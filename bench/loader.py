@@ -20,7 +20,7 @@ import torch
 
 from trine.data.loader import Stream, make_batch
 from trine.data.pack import TokenStream
-from trine.data.rsdb import BufferedStream
+from trine.data.planned import PlannedStream, Stage
 from trine.data.shards import ShardWriter, TokenSet, TokenShards, write_index
 
 TOKENS, LENGTH, ROWS, BATCHES = 64_000_000, 4096, 8, 100
@@ -58,7 +58,7 @@ def main() -> int:
         documents = make_set(Path(folder))
         streams = {
             "loader/carry_over": TokenStream(documents, LENGTH, 0),
-            "loader/rsdb": BufferedStream(documents, LENGTH, 0, 4096),
+            "loader/rsdb": PlannedStream(documents, [Stage(0, LENGTH, "rsdb")], 0),
         }
         for turn in range(-1, options.rounds):  # the first turn warms caches up
             for name, stream in streams.items():

@@ -25,7 +25,7 @@ ARROWS = {
 """Room to rooms it may import, besides the leaves and config models (`*/config.py`)."""
 EVERYTHING = {"cli", "recipe", "chain", "completion", "study"}
 SMALL_CORE = {"torch", "numpy", "safetensors", "transformers", "pydantic"}
-IN_MEMORY_DATA = {"shards", "pack", "rsdb", "loader"}
+IN_MEMORY_DATA = {"shards", "pack", "buffer", "planned", "loader"}
 
 
 def modules() -> list[Path]:

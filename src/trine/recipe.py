@@ -13,8 +13,8 @@ from trine.data.config import CorpusConfig, PackConfig, TokenizerConfig
 from trine.errors import BadInput, nearest
 from trine.model.config import ModelConfig, padded_vocabulary
 from trine.optim.config import OptimConfig
-from trine.optim.schedule import check_schedule
 from trine.train.config import TrainConfig
+from trine.train.timeline import Timeline
 
 VERB_OPTIONS = ("out", "json", "help", "version", "dry-run", "keep", "quick", "seed", "dtype")
 """Options of the verbs that take a config, beside the names of its own keys and inputs."""
@@ -60,7 +60,7 @@ class Config(Frozen):
             raise ValueError("train.init_from brings its own model; leave the section model out, or train.init_from")
         if self.train is not None:
             try:
-                check_schedule(self.train.steps, self.optim.schedule)
+                Timeline(self.train, self.optim.schedule)
             except BadInput as error:
                 raise ValueError(str(error)) from None
             self._known_sets(self.train)
@@ -81,6 +81,11 @@ class Config(Frozen):
             if name not in sets:
                 known = ", ".join(sorted(sets))
                 raise ValueError(f"train.eval.sets names '{name}'; the corpus makes {known}{nearest(name, sets)}")
+        sources = {source.name for source in self.corpus.sources if source.set == "train"}
+        for name in (one.source for settings in train.settings() for one in settings.mix or ()):
+            if name not in sources:
+                known = ", ".join(sorted(sources))
+                raise ValueError(f"mix names the source '{name}'; the corpus trains on {known}{nearest(name, sources)}")
 
 
 def with_vocabulary(config: Config) -> ModelConfig | None:

@@ -272,7 +272,7 @@ RECORD = {
 INFO = {
     "step": 2,
     "steps": 10,
-    "tokens_per_step": 100,
+    "tokens": 1000,
     "parameters": 1000,
     "environment": {"device": "cpu", "threads": "2"},
 }

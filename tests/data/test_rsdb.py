@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from trine.data.loader import batches
 from trine.data.pack import epoch_order
-from trine.data.rsdb import BufferedStream
+from trine.data.planned import PlannedStream, Stage
 from trine.data.shards import ShardWriter, TokenSet, TokenShards, write_index
 from trine.errors import BadInput
 
@@ -32,6 +33,12 @@ def numbered(folder: Path, lengths: list[int]) -> TokenSet:
     return TokenShards(folder).sets["train"]
 
 
+def buffered(
+    documents: TokenSet, length: int = LENGTH, masked: bool = True, state: dict[str, Any] | None = None
+) -> PlannedStream:
+    return PlannedStream(documents, [Stage(0, length, "rsdb", masked, NOMINAL)], SEED, state)
+
+
 @pytest.fixture
 def documents(tmp_path: Path) -> TokenSet:
     return numbered(tmp_path / "set", np.random.default_rng(0).integers(0, 150, 80).tolist())
@@ -42,7 +49,7 @@ def document_of(documents: TokenSet, tokens: np.ndarray) -> np.ndarray:
 
 
 def test_each_epoch_gives_every_token_once_and_each_document_in_order(documents: TokenSet) -> None:
-    stream = BufferedStream(documents, LENGTH, SEED, NOMINAL)
+    stream = buffered(documents)
     total = documents.tokens
     flat = np.concatenate([stream.sequence(i)[0] for i in range(3 * total // LENGTH + 1)])
     for epoch in range(3):
@@ -55,8 +62,8 @@ def test_each_epoch_gives_every_token_once_and_each_document_in_order(documents:
 
 
 def test_targets_are_the_next_token_of_the_document_or_nothing(documents: TokenSet) -> None:
-    stream = BufferedStream(documents, LENGTH, SEED, NOMINAL)
-    unmasked = BufferedStream(documents, LENGTH, SEED, NOMINAL, masked=False)
+    stream = buffered(documents)
+    unmasked = buffered(documents, masked=False)
     lasts = set((np.cumsum(documents.lengths) - 1).tolist())
     for i in range(100):
         tokens, targets, ids = stream.sequence(i)
@@ -70,7 +77,7 @@ def test_targets_are_the_next_token_of_the_document_or_nothing(documents: TokenS
 
 def test_it_holds_twice_its_size_and_is_refilled_in_bulk_at_its_size(documents: TokenSet) -> None:
     """Every segment is of a document that a buffer with exactly this rule holds at that moment."""
-    stream = BufferedStream(documents, LENGTH, SEED, NOMINAL)
+    stream = buffered(documents)
     order = [d for d in epoch_order(documents.documents, SEED, 0).tolist() if documents.lengths[d]]
     left = dict(enumerate(documents.lengths.tolist()))
     live, entered, largest = set[int](), 0, 0
@@ -95,7 +102,7 @@ def test_it_holds_twice_its_size_and_is_refilled_in_bulk_at_its_size(documents: 
 def test_documents_are_drawn_evenly(tmp_path: Path) -> None:
     """Chi-square of first picks over a buffer that nothing leaves: 7 degrees of freedom, 99.9 % is 24.3."""
     documents = numbered(tmp_path / "long", [40_000] * 12)
-    stream = BufferedStream(documents, 8, SEED, NOMINAL)
+    stream = buffered(documents, 8)
     picks = document_of(documents, np.array([stream.sequence(i)[0][0] for i in range(8000)]))
     counts = np.bincount(picks, minlength=12)
     held = epoch_order(12, SEED, 0)[: 2 * NOMINAL]
@@ -106,13 +113,13 @@ def test_documents_are_drawn_evenly(tmp_path: Path) -> None:
 
 
 def test_resumed_at_fifty_random_positions_the_rest_is_the_same(documents: TokenSet) -> None:
-    whole = BufferedStream(documents, LENGTH, SEED, NOMINAL)
+    whole = buffered(documents)
     reference = [whole.sequence(i) for i in range(1030)]
     for position in np.random.default_rng(1).integers(0, 1000, 50).tolist():
         state = json.loads(json.dumps(whole.state(position)))
         assert position - state["sequence"] < 256
-        resumed = BufferedStream(documents, LENGTH, SEED, NOMINAL, state=state)
-        fresh = BufferedStream(documents, LENGTH, SEED, NOMINAL)
+        resumed = buffered(documents, state=state)
+        fresh = buffered(documents)
         assert fresh.state(position) == state
         for i in range(position, position + 30):
             for ours, expected in zip(resumed.sequence(i), reference[i], strict=True):
@@ -122,14 +129,14 @@ def test_resumed_at_fifty_random_positions_the_rest_is_the_same(documents: Token
 @pytest.mark.parametrize("workers", [0, 1, 4])
 def test_any_number_of_workers_gives_the_same_batches(documents: TokenSet, workers: int) -> None:
     def rows(count: int) -> torch.Tensor:
-        stream = BufferedStream(documents, LENGTH, SEED, NOMINAL)
+        stream = buffered(documents)
         return torch.stack([batch.tokens for batch in islice(batches(stream, 0, 4, count), 40)])
 
     assert torch.equal(rows(workers), rows(0))
 
 
 def test_going_back_gives_the_same_sequence(documents: TokenSet) -> None:
-    stream = BufferedStream(documents, LENGTH, SEED, NOMINAL)
+    stream = buffered(documents)
     first = stream.sequence(5)[0]
     stream.sequence(20_000)
     assert (stream.sequence(5)[0] == first).all()
@@ -137,4 +144,4 @@ def test_going_back_gives_the_same_sequence(documents: TokenSet) -> None:
 
 def test_an_empty_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="empty"):
-        BufferedStream(numbered(tmp_path / "none", []), LENGTH, SEED, NOMINAL)
+        buffered(numbered(tmp_path / "none", []))

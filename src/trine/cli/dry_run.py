@@ -9,6 +9,7 @@ from trine.cli.config import parameters
 from trine.cli.result import Shown
 from trine.config.load import Loaded
 from trine.recipe import Config
+from trine.train.timeline import Timeline
 
 
 def dry_run_of(loaded: Loaded[Config], out: Path, whole: bool) -> Shown:
@@ -22,15 +23,26 @@ def dry_run_of(loaded: Loaded[Config], out: Path, whole: bool) -> Shown:
     if whole and config.corpus is not None:
         record["stages"]["corpus"]["sources"] = [_source(one) for one in config.corpus.sources]
     if config.train is not None:
-        train = config.train
-        per_step = train.batch_sequences * train.sequence_length
+        timeline = Timeline(config.train, config.optim.schedule)
         record["stages"]["train"] = {
-            "steps": train.steps,
-            "tokens_per_step": per_step,
-            "tokens": per_step * train.steps,
+            "steps": config.train.steps,
+            "tokens": timeline.tokens(config.train.steps),
+            "phases": [_phase(timeline, number) for number in range(timeline.spans[-1].phase + 1)],
             "parameters": parameters(config),
         }
     return Shown(record, _text(record))
+
+
+def _phase(timeline: Timeline, number: int) -> dict[str, int]:
+    spans = [span for span in timeline.spans if span.phase == number]
+    if not spans:  # shorter than a step of the phase before
+        return {"begin_tokens": timeline.train.phases[number - 1].begin_tokens, "steps": 0}
+    return {
+        "begin_tokens": spans[0].first_token,
+        "steps": sum(span.steps for span in spans),
+        "sequence_length": spans[-1].train.sequence_length,
+        "batch_sequences": spans[-1].train.batch_sequences,
+    }
 
 
 def _source(source: Any) -> dict[str, Any]:
@@ -48,8 +60,11 @@ def _text(record: dict[str, Any]) -> str:
         if name == "train":
             counts = stage["parameters"]
             size = f", {counts['total']:,} parameters, {counts['active']:,} active" if counts else ""
-            work = f"{stage['steps']:,} steps of {stage['tokens_per_step']:,} tokens = {stage['tokens']:,}"
-            lines.append(f"  train      {work}{size}")
+            lines.append(f"  train      {stage['steps']:,} steps, {stage['tokens']:,} tokens{size}")
+            for number, phase in enumerate(stage["phases"]):
+                batch = f"{phase['batch_sequences']:,} x {phase['sequence_length']:,} tokens" if phase["steps"] else ""
+                begin = f"             phase {number} from {phase['begin_tokens']:,} tokens"
+                lines.append(f"{begin}: {phase['steps']:,} steps of {batch or 'nothing'}")
             continue
         lines.append(f"  {name:10} {stage['out']}{' (there already)' if stage['done'] else ''}")
         for source in stage.get("sources", ()):

@@ -106,7 +106,7 @@ def describe(info: dict[str, Any]) -> str:
     """A run's size in one line."""
     begin = f"from step {info['step']:,}, " if info["step"] else ""
     return (
-        f"{begin}{info['parameters']:,} parameters, {info['steps']:,} steps of {info['tokens_per_step']:,} tokens, "
+        f"{begin}{info['parameters']:,} parameters, {info['steps']:,} steps, {info['tokens']:,} tokens, "
         f"{info['environment']['device']}, {info['environment']['threads']} threads"
     )
 

@@ -6,16 +6,17 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trine.data.pack import TokenStream
-from trine.data.rsdb import BufferedStream
+from trine.data.planned import PlannedStream
 from trine.data.shards import TokenSet
 
-Stream = TokenStream | BufferedStream
+Stream = TokenStream | PlannedStream
 """What gives tokens, targets and document ids by sequence index."""
 
 _AHEAD = 2
@@ -43,19 +44,24 @@ class Batch:
         )
 
 
-def batches(stream: Stream, start: int, rows: int, workers: int) -> Iterator[Batch]:
-    """Endless batches of `rows` sequences, the first beginning with sequence `start`."""
+def batches(stream: Stream, start: int, rows: int | Iterator[int], workers: int) -> Iterator[Batch]:
+    """Batches of `rows` sequences, always as many or as `rows` says for each, the first beginning with sequence
+    `start`; endless unless `rows` ends."""
+    counts = repeat(rows) if isinstance(rows, int) else rows
     if workers == 0:
-        while True:
-            yield make_batch(stream, start, rows)
-            start += rows
+        for count in counts:
+            yield make_batch(stream, start, count)
+            start += count
+        return
     with ThreadPoolExecutor(workers, thread_name_prefix="trine-loader") as pool:
         waiting: deque[Future[Batch]] = deque()
         try:
-            while True:
-                while len(waiting) < workers * _AHEAD:
-                    waiting.append(pool.submit(make_batch, stream, start, rows))
-                    start += rows
+            for count in counts:
+                waiting.append(pool.submit(make_batch, stream, start, count))
+                start += count
+                if len(waiting) == workers * _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
         finally:
             for future in waiting:
@@ -68,7 +74,7 @@ def make_batch(stream: Stream, start: int, rows: int) -> Batch:
     return Batch(
         torch.from_numpy(np.stack(tokens)),
         torch.from_numpy(np.stack(targets)),
-        torch.from_numpy(np.stack(ids)) if stream.masked else None,
+        torch.from_numpy(np.stack(ids)) if stream.needs_ids(start) else None,
     )
 
 

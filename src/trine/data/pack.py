@@ -76,6 +76,10 @@ class TokenStream:
             targets[ids[1:] != ids[:-1]] = -1
         return tokens[:-1], targets, ids[:-1]
 
+    def needs_ids(self, index: int) -> bool:
+        """Whether attention must be told documents apart in sequence `index`."""
+        return self.masked
+
     def _make_epoch(self, number: int) -> _Epoch:
         count = self.documents.documents
         order = epoch_order(count, self.seed, number) if self.shuffle else np.arange(count)

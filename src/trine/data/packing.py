@@ -33,6 +33,7 @@ def pack_corpus(
     opened.tokenizer.encode_special_tokens = True
     total = sum(one["documents"] for one in ledger["sets"].values())
     by_source: Counter[str] = Counter()
+    places = {source["name"]: place for place, source in enumerate(ledger["sources"])}
     done = 0
     with publish(out, "tokens") as folder:
         entries = {}
@@ -40,24 +41,30 @@ def pack_corpus(
             dtype = token_dtype(vocabulary_size(opened.tokenizer))
             with ShardWriter(folder, name, dtype, config.shard_tokens) as writer:
                 for rows in read_rows(corpus, name):
-                    _encode(opened, rows, writer, by_source)
+                    _encode(opened, rows, writer, places, by_source)
                     done += len(rows)
                     progress(done, total, "pack: documents")
             entries[name] = writer.summary()
             counts["tokens"] = entries[name]["tokens"]
         for source in ledger["sources"]:
             source["tokens"] = by_source[source["name"]]
-        write_index(folder, entries, opened.token_bytes(), opened.bos, opened.eos, opened.sha256)
+        write_index(folder, entries, opened.token_bytes(), opened.bos, opened.eos, opened.sha256, list(places))
         shutil.copytree(tokenizer, folder / "tokenizer", ignore=shutil.ignore_patterns(MANIFEST))
         (folder / "ledger.json").write_text(json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")
     return ledger
 
 
-def _encode(opened: OpenTokenizer, rows: list[dict[str, str]], writer: ShardWriter, by_source: Counter[str]) -> None:
+def _encode(
+    opened: OpenTokenizer,
+    rows: list[dict[str, str]],
+    writer: ShardWriter,
+    places: dict[str, int],
+    by_source: Counter[str],
+) -> None:
     begin = [opened.bos] if opened.bos is not None else []
     end = [opened.eos] if opened.eos is not None else []
     encodings = opened.tokenizer.encode_batch_fast([row["text"] for row in rows], add_special_tokens=False)
     for row, encoding in zip(rows, encodings, strict=True):
         tokens = np.array([*begin, *encoding.ids, *end], dtype=np.int64)
-        writer.add(tokens, len(row["text"].encode()))
+        writer.add(tokens, len(row["text"].encode()), places[row["source"]])
         by_source[row["source"]] += len(tokens)

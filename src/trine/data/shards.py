@@ -6,9 +6,11 @@ A token folder holds, for each set (`train`, `heldout`, ...) and shard number s:
                     little-endian uint16 when the vocabulary has at most 65,536 entries, else uint32
     SET-0000s.idx   little-endian uint64 [documents + 1]: where each document begins in the .bin, counted in
                     tokens, and last the number of tokens
+    SET-0000s.src   little-endian uint16 [documents]: each document's place in the index's list of sources; there
+                    when the folder names its sources
     token_bytes.bin little-endian uint16 [vocabulary]: UTF-8 bytes a token stands for, 0 for special tokens
-    index.json      {"dtype", "vocab_size", "tokenizer_sha256", "bos", "eos", "sets": {SET: {"tokens",
-                    "documents", "bytes", "shards": [{"file", "tokens", "documents"}]}}}
+    index.json      {"dtype", "vocab_size", "tokenizer_sha256", "bos", "eos", "sources": [NAME],
+                    "sets": {SET: {"tokens", "documents", "bytes", "shards": [{"file", "tokens", "documents"}]}}}
 
 `tokenizer/` (a copy), `ledger.json` and `manifest.json` make the folder complete. A document is never cut
 by a shard. Reading needs numpy only; the tokens are mapped, never loaded whole.
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -42,18 +45,20 @@ class ShardWriter:
     def __init__(self, folder: Path, name: str, dtype: np.dtype[Any], shard_tokens: int) -> None:
         self._folder, self._name, self._dtype, self._limit = folder, name, dtype, shard_tokens
         self._offsets: list[int] = [0]
+        self._sources: list[int] = []
         self._file = None
         self.shards: list[dict[str, Any]] = []
         self.bytes = 0
 
-    def add(self, tokens: np.ndarray, text_bytes: int) -> None:
-        """Append one document of `tokens` that stands for `text_bytes` bytes of text."""
+    def add(self, tokens: np.ndarray, text_bytes: int, source: int = 0) -> None:
+        """Append one document: its `tokens`, the bytes of text they stand for, the place of its source."""
         if self._file is not None and self._offsets[-1] + len(tokens) > self._limit:
             self._close_shard()
         if self._file is None:
             self._file = (self._folder / f"{self._stem()}.bin").open("wb")
         self._file.write(np.ascontiguousarray(tokens, dtype=self._dtype).tobytes())
         self._offsets.append(self._offsets[-1] + len(tokens))
+        self._sources.append(source)
         self.bytes += text_bytes
 
     def __enter__(self) -> ShardWriter:
@@ -83,18 +88,22 @@ class ShardWriter:
         self._file = None
         stem = self._stem()
         (self._folder / f"{stem}.idx").write_bytes(np.asarray(self._offsets, dtype="<u8").tobytes())
+        (self._folder / f"{stem}.src").write_bytes(np.asarray(self._sources, dtype="<u2").tobytes())
         documents = len(self._offsets) - 1
         self.shards.append({"file": f"{stem}.bin", "tokens": self._offsets[-1], "documents": documents})
-        self._offsets = [0]
+        self._offsets, self._sources = [0], []
 
 
 class TokenSet:
     """One set's documents, memory-mapped over all its shards."""
 
-    def __init__(self, folder: Path, entry: dict[str, Any], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, folder: Path, entry: dict[str, Any], dtype: np.dtype[Any], source_names: tuple[str, ...] = ()
+    ) -> None:
+        self.source_names = source_names
         self.tokens, self.documents, self.bytes = entry["tokens"], entry["documents"], entry["bytes"]
         self._maps: list[np.ndarray] = []
-        starts, shard_of = [], []
+        starts, shard_of, sources = [], [], []
         for number, shard in enumerate(entry["shards"]):
             path = folder / Path(shard["file"]).name
             index = path.with_suffix(".idx")
@@ -104,15 +113,34 @@ class TokenSet:
             self._maps.append(np.memmap(path, dtype=dtype, mode="r"))
             starts.append(offsets)
             shard_of.append(np.full(shard["documents"], number, dtype=np.int32))
+            if source_names:
+                sources.append(_read_sources(path.with_suffix(".src"), shard["documents"], len(source_names)))
         self._shard = np.concatenate(shard_of) if shard_of else np.zeros(0, np.int32)
         self._begin = np.concatenate([o[:-1] for o in starts]) if starts else np.zeros(0, np.int64)
         self.lengths = np.concatenate([np.diff(o) for o in starts]) if starts else np.zeros(0, np.int64)
         """Tokens of each document, int64 [documents]."""
+        self.sources = np.concatenate(sources) if sources else np.zeros(len(self.lengths), np.int64)
+        """Place in `source_names` of each document, int64 [documents]; 0 where no source is named."""
+
+    @cached_property
+    def source_tokens(self) -> np.ndarray:
+        """Tokens of each source, int64 [sources]."""
+        counts = np.zeros(max(1, len(self.source_names)), dtype=np.int64)
+        np.add.at(counts, self.sources, self.lengths)
+        return counts[: len(self.source_names)]
 
     def read(self, document: int, begin: int, end: int) -> np.ndarray:
         """Tokens [begin, end) of one document, as stored."""
         first = self._begin[document]
         return self._maps[self._shard[document]][first + begin : first + end]
+
+
+def _read_sources(path: Path, documents: int, names: int) -> np.ndarray:
+    _check_size(path, documents * 2)
+    sources = np.fromfile(path, dtype="<u2").astype(np.int64)
+    if documents and sources.max() >= names:
+        raise BadInput(f"{path}: names source {sources.max()}, the index lists {names}; pack it again")
+    return sources
 
 
 def _check_size(path: Path, expected: int) -> None:
@@ -138,6 +166,7 @@ class TokenShards:
             self.eos: int | None = index["eos"]
             self.tokenizer_sha256: str = index["tokenizer_sha256"]
             entries: dict[str, Any] = index["sets"]
+            self.source_names = tuple(map(str, index.get("sources", ())))
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error.strerror}); expected a token folder") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -145,7 +174,7 @@ class TokenShards:
         for name in entries:
             if not _SET.match(name):
                 raise BadInput(f"{path}: '{name}' is not a set's name")
-        self.sets = {name: TokenSet(folder, entry, self.dtype) for name, entry in entries.items()}
+        self.sets = {name: TokenSet(folder, entry, self.dtype, self.source_names) for name, entry in entries.items()}
 
     @cached_property
     def token_bytes(self) -> torch.Tensor:
@@ -162,8 +191,10 @@ def write_index(
     bos: int | None,
     eos: int | None,
     tokenizer_sha256: str,
+    sources: Sequence[str] = (),
 ) -> None:
-    """Write index.json and token_bytes.bin; `token_bytes` has one entry per token of the vocabulary."""
+    """Write index.json and token_bytes.bin; `token_bytes` has one entry per token of the vocabulary, `sources` the
+    names that documents were added under."""
     vocab_size = len(token_bytes)
     index = {
         "dtype": token_dtype(vocab_size).name,
@@ -171,6 +202,7 @@ def write_index(
         "tokenizer_sha256": tokenizer_sha256,
         "bos": bos,
         "eos": eos,
+        "sources": list(sources),
         "sets": sets,
     }
     (folder / "token_bytes.bin").write_bytes(np.asarray(token_bytes, dtype="<u2").tobytes())

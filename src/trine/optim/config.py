@@ -43,10 +43,20 @@ class ScheduleConfig(Frozen):
 
     warmup_steps: Count = Field(default=0, ge=0)
     decay_steps: Count | None = Field(default=None, ge=0)
-    """Length of the decay at the end of the run. Default: a fifth of the run."""
+    """Length of the decay at the end of the run, or before the first phase with a schedule of its own. Default: a fifth
+    of it."""
     decay: Literal["linear", "cosine", "sqrt"] = "linear"
     final_ratio: float = Field(default=0.0, ge=0, le=1)
     """Factor at the last step."""
+
+
+class PhaseScheduleConfig(ScheduleConfig):
+    """Learning rates of a phase: from where the phase before ended to `peak_ratio`, then down to `final_ratio`."""
+
+    decay_steps: Count | None = Field(default=None, ge=0)
+    """Length of the decay at the end of the phase. Default: all of it after the warmup."""
+    peak_ratio: float = Field(default=1.0, ge=0)
+    """Factor on the peak learning rates after the warmup."""
 
 
 class OptimConfig(Frozen):

@@ -34,7 +34,7 @@ class _Session(Unwatched):
         self.environment: dict[str, str] = {}
 
     def on_start(self, info: dict[str, Any]) -> None:
-        self.first = info["step"] * info["tokens_per_step"]
+        self.first = info["tokens_done"]
         self.environment = info["environment"]
 
     def on_event(self, text: str) -> None:

@@ -46,7 +46,7 @@ class RunState:
     environment: dict[str, str]
     """Versions, device and threads the step was computed with."""
     packing: dict[str, Any] | None = None
-    """State of the buffer when packing is RSDB."""
+    """State of a stream that is mixed, changed on the way, or packed otherwise than by carry-over."""
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:

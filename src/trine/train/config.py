@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from trine.config.base import Count, Frozen
 from trine.moe.config import BalanceConfig
+from trine.optim.config import PhaseScheduleConfig
 
 
 class EvalConfig(Frozen):
@@ -36,6 +37,50 @@ class BadBatchConfig(Frozen):
         return step >= self.every_steps and step % self.every_steps < self.burst_steps
 
 
+class MixConfig(Frozen):
+    """A source's part in the training tokens."""
+
+    source: str
+    """Name of a source of the corpus."""
+    share: float = Field(gt=0, le=1)
+    """Share of the tokens; the shares of a mix sum to 1. At every moment held to within about a sequence."""
+    max_epochs: float | None = Field(default=None, gt=0)
+    """Most passes over the source in the whole run, all phases counted; the least that any mix says holds. A run that
+    would need more is refused before it starts."""
+
+
+class BatchRampConfig(Frozen):
+    """A batch that grows: from `begin_sequences` to `batch_sequences`, evenly over `tokens` tokens."""
+
+    begin_sequences: Count = Field(ge=1)
+    """Sequences in the first steps; a multiple of `micro_batch_sequences`, as is every size on the way."""
+    tokens: Count = Field(ge=1)
+    """Tokens after which the batch is whole."""
+
+
+Mix = tuple[MixConfig, ...]
+Packing = Literal["carry_over", "rsdb", "best_fit"]
+
+
+class PhaseConfig(Frozen):
+    """What changes at a point of the run. What a phase does not name stays as it was before it."""
+
+    begin_tokens: Count = Field(ge=1)
+    """The phase begins with the first step that has so many tokens behind it."""
+    sequence_length: Count | None = Field(default=None, ge=2)
+    batch_sequences: Count | None = Field(default=None, ge=1)
+    micro_batch_sequences: Count | None = Field(default=None, ge=1)
+    batch_ramp: BatchRampConfig | None = None
+    """Tokens counted from the phase's beginning. A ramp still going on when a phase begins ends there."""
+    document_mask: bool | None = None
+    packing: Packing | None = None
+    rsdb_documents: Count | None = Field(default=None, ge=1)
+    mix: Mix | None = Field(default=None, min_length=1)
+    z_loss: float | None = Field(default=None, ge=0)
+    schedule: PhaseScheduleConfig | None = None
+    """Learning rates from here to the next phase that has a schedule, or the end; `optim.schedule` ends here."""
+
+
 class TrainConfig(Frozen):
     """One pretraining run."""
 
@@ -53,10 +98,16 @@ class TrainConfig(Frozen):
     """Sequences in one forward and backward pass; must divide `batch_sequences`."""
     document_mask: bool = True
     """Attention stays inside a document (Trinity Large); false lets it cross (Nano, Mini)."""
-    packing: Literal["carry_over", "rsdb"] = "carry_over"
-    """How documents fill sequences: end to end, or drawn at random from a buffer (RSDB, Trinity Large)."""
+    packing: Packing = "carry_over"
+    """How documents fill sequences: end to end; drawn at random from a buffer (RSDB, Trinity Large); or whole, with
+    padding where none fits, only those longer than a sequence being cut (best_fit)."""
     rsdb_documents: Count = Field(default=4096, ge=1)
     """Nominal size of the RSDB buffer, which holds twice as many documents."""
+    mix: Mix | None = Field(default=None, min_length=1)
+    """Sources to train on, by share of the tokens. Default: every source, with as many tokens as it has."""
+    batch_ramp: BatchRampConfig | None = None
+    phases: tuple[PhaseConfig, ...] = ()
+    """Changes on the way, at counts of tokens: mix, sequence length, batch, packing, learning rate."""
     seed: Count = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -83,9 +134,41 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _divides(self) -> TrainConfig:
-        if self.batch_sequences % self.micro_batch_sequences:
-            raise ValueError(
-                f"batch_sequences {self.batch_sequences} is not a multiple of "
-                f"micro_batch_sequences {self.micro_batch_sequences}"
-            )
+        begins = [phase.begin_tokens for phase in self.phases]
+        if begins != sorted(set(begins)):
+            raise ValueError(f"phases begin at {begins} tokens; each must begin after the one before")
+        for place, settings in enumerate(self.settings()):
+            try:
+                _check_settings(settings)
+            except ValueError as error:
+                raise ValueError(f"phases.{place - 1}: {error}" if place else str(error)) from None
         return self
+
+    def settings(self) -> list[TrainConfig]:
+        """What holds from the beginning, and from the beginning of each phase on."""
+        found: list[TrainConfig] = [self]
+        for phase in self.phases:
+            named = {name: getattr(phase, name) for name in PHASE_SETTINGS if getattr(phase, name) is not None}
+            found.append(found[-1].model_copy(update={"batch_ramp": phase.batch_ramp} | named))
+        return found
+
+
+PHASE_SETTINGS = sorted(PhaseConfig.model_fields.keys() & TrainConfig.model_fields.keys())
+"""Fields of `train` that a phase can change."""
+
+
+def _check_settings(train: TrainConfig) -> None:
+    batch, micro, ramp, mix = train.batch_sequences, train.micro_batch_sequences, train.batch_ramp, train.mix or ()
+    if batch % micro:
+        raise ValueError(f"batch_sequences {batch} is not a multiple of micro_batch_sequences {micro}")
+    if ramp is not None and (ramp.begin_sequences % micro or ramp.begin_sequences > batch):
+        raise ValueError(
+            f"batch_ramp.begin_sequences {ramp.begin_sequences} must be a multiple of micro_batch_sequences {micro} "
+            f"and at most batch_sequences {batch}"
+        )
+    names = [one.source for one in mix]
+    if len(set(names)) < len(names):
+        raise ValueError(f"mix names a source twice: {', '.join(names)}")
+    total = sum(one.share for one in mix)
+    if mix and abs(total - 1) > 1e-6:
+        raise ValueError(f"the shares of mix sum to {total:.6g}; they must sum to 1")

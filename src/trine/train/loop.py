@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from trine.data.loader import Batch, Stream, TokenStream, batches, eval_batches
-from trine.data.rsdb import BufferedStream
+from trine.data.loader import Batch, batches, eval_batches
+from trine.data.planned import PlannedStream
 from trine.errors import BadInput, Diverged
 from trine.evaluate.bits import bits_per_byte
 from trine.model.afmoe import Afmoe
@@ -27,7 +27,6 @@ from trine.model.hf import LanguageModel, load_model
 from trine.model.init import init_model
 from trine.optim.config import OptimConfig
 from trine.optim.groups import build_optimizers
-from trine.optim.schedule import lr_factor
 from trine.stability import Stability
 from trine.train.checkpoint import (
     RunState,
@@ -43,6 +42,7 @@ from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, o
 from trine.train.setup import Plan, deterministic, locked, prepare, threads
 from trine.train.spoil import spoiled
 from trine.train.step import StepResult, train_step
+from trine.train.stream import training_stream
 
 
 def fit(
@@ -81,12 +81,11 @@ class Run:
         self.state = RunState(0, 0, 0, plan.fingerprint, plan.environment)
         if self.checkpoint is not None:
             self.state = self._resume(self.checkpoint)
-        self.stream = self._stream()
+        self.stream = training_stream(plan.timeline, plan.shards.sets["train"], self.state.packing)
         if (plan.tokens / "ledger.json").exists():
             shutil.copyfile(plan.tokens / "ledger.json", out / "ledger.json")
         self.log = MetricsLog(out / "metrics.jsonl", self.state.step)
         self.stability = Stability(read_metrics(out / "metrics.jsonl"))
-        self.step_flops = plan.tokens_per_step * training_flops(self.model, plan.train.sequence_length)
         self.peak = peak_flops(plan.device, getattr(torch, plan.train.dtype), threads(plan.train))
         self.trackers = open_trackers(plan.train.track, out, self.state.step)
 
@@ -94,15 +93,18 @@ class Run:
         """Every step from where the run stands to the last one."""
         steps, started, record = self.plan.train.steps, time.monotonic(), {}
         self.observer.on_start(self._info())
-        train = self.plan.train
-        stream = batches(self.stream, self.state.sequence, train.micro_batch_sequences, train.loader_workers)
+        timeline = self.plan.timeline
+        for number in timeline.unreached():
+            self.observer.on_event(f"train.phases.{number - 1} would begin after the run has ended")
+        rows = timeline.micro_batches(self.state.step + 1)
+        stream = batches(self.stream, self.state.sequence, rows, self.plan.train.loader_workers)
         for step in range(self.state.step + 1, steps + 1):
             begun, meter = time.monotonic(), StepMeter(self.plan.device)
-            factor = lr_factor(step, steps, self.plan.optim.schedule)
+            factor = timeline.lr_factor(step)
             result = self._step(step, stream, factor, meter)
             record = self._record(step, factor, result, time.monotonic() - begun, meter)
             if step % self.plan.eval_every == 0 or step == steps:
-                record["bits_per_byte"] = self._evaluate()
+                record["bits_per_byte"] = self._evaluate(timeline.span(step).train)
             self._write(record)
             if step % self.plan.save_every == 0 or step == steps:
                 self._save(step)
@@ -137,21 +139,8 @@ class Run:
         self.observer.on_event(f"resumed from {checkpoint.name}")
         return replace(state, environment=self.plan.environment)
 
-    def _stream(self) -> Stream:
-        train, documents = self.plan.train, self.plan.shards.sets["train"]
-        if train.packing == "carry_over":
-            return TokenStream(documents, train.sequence_length, train.seed, masked=train.document_mask)
-        return BufferedStream(
-            documents,
-            train.sequence_length,
-            train.seed,
-            train.rsdb_documents,
-            masked=train.document_mask,
-            state=self.state.packing,
-        )
-
     def _step(self, step: int, stream: Iterator[Batch], factor: float, meter: StepMeter) -> StepResult:
-        train = self.plan.train
+        train = self.plan.timeline.span(step).train
         count = train.batch_sequences // train.micro_batch_sequences
         micro = [next(stream).to(self.plan.device) for _ in range(count)]
         if train.bad_batches is not None and train.bad_batches.planted(step):
@@ -167,8 +156,9 @@ class Run:
             ) from None
 
     def _record(self, step: int, factor: float, result: StepResult, seconds: float, meter: StepMeter) -> dict[str, Any]:
-        plan, router = self.plan, result.router
-        tokens = step * plan.tokens_per_step
+        plan, router, span = self.plan, result.router, self.plan.timeline.span(step)
+        tokens = plan.timeline.tokens(step)
+        flops = span.tokens_per_step * training_flops(self.model, span.train.sequence_length)
         matrices = plan.optim.muon.lr if plan.optim.matrices == "muon" else plan.optim.adamw.lr
         record: dict[str, Any] = {
             "step": step,
@@ -179,15 +169,19 @@ class Run:
             "lr": matrices * factor,
             "lr_adamw": plan.optim.adamw.lr * factor,
             "grad_norm": result.grad_norm,
-            "tokens_per_second": plan.tokens_per_step / seconds,
+            "tokens_per_second": span.tokens_per_step / seconds,
             "seconds": seconds,
-            "mfu": self.step_flops / seconds / self.peak,
+            "mfu": flops / seconds / self.peak,
             "time": meter.seconds,
             "memory_bytes": meter.memory_bytes,
             "epoch": tokens / plan.epoch_tokens,
             "batch_het": result.batch_het,
             **self.stability.add(result.loss, result.grad_norm),
         }
+        if len(plan.timeline.spans) > 1:
+            record["phase"] = span.phase
+            record["batch_sequences"] = span.train.batch_sequences
+            record["sequence_length"] = span.train.sequence_length
         if router:
             record["max_vio"] = sum(one.max_vio for one in router) / len(router)
             record["router"] = {
@@ -200,9 +194,9 @@ class Run:
             }
         return record
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, train: TrainConfig) -> dict[str, float]:
+        """Bits per byte by set, in sequences as long and masked as `train` says."""
         plan, scores = self.plan, {}
-        train = plan.train
         self.model.eval()
         for name in plan.eval_sets:
             rows = eval_batches(
@@ -226,14 +220,14 @@ class Run:
             tracker.log(flat_numbers(record), record["step"])
 
     def _save(self, step: int) -> None:
-        plan, sequence = self.plan, step * self.plan.train.batch_sequences
+        plan, sequence = self.plan, self.plan.timeline.sequences(step)
         state = RunState(
             step=step,
-            tokens=step * plan.tokens_per_step,
+            tokens=plan.timeline.tokens(step),
             sequence=sequence,
             fingerprint=plan.fingerprint,
             environment=plan.environment,
-            packing=self.stream.state(sequence) if isinstance(self.stream, BufferedStream) else None,
+            packing=self.stream.state(sequence) if isinstance(self.stream, PlannedStream) else None,
         )
         self.log.sync()
         self.checkpoint = save_checkpoint(
@@ -252,7 +246,7 @@ class Run:
             tracker.finish()
         summary = {
             "step": self.plan.train.steps,
-            "tokens": self.plan.train.steps * self.plan.tokens_per_step,
+            "tokens": self.plan.timeline.tokens(self.plan.train.steps),
             "loss": last.get("loss"),
             "bits_per_byte": last.get("bits_per_byte"),
             "checkpoint": str(self.checkpoint),
@@ -266,7 +260,8 @@ class Run:
         return {
             "step": self.state.step,
             "steps": plan.train.steps,
-            "tokens_per_step": plan.tokens_per_step,
+            "tokens_done": self.state.tokens,
+            "tokens": plan.timeline.tokens(plan.train.steps),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "sets": list(plan.eval_sets),
             "out": str(self.out),

@@ -20,8 +20,9 @@ from trine.errors import BadInput, nearest
 from trine.manifest import MANIFEST, digest_of, read_manifest, sha256_file
 from trine.model.config import ModelConfig, padded_vocabulary
 from trine.optim.config import OptimConfig
-from trine.optim.schedule import check_schedule
 from trine.train.config import TrainConfig
+from trine.train.stream import check_mix
+from trine.train.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Plan:
     """Folder of the model the run starts from."""
     optim: OptimConfig
     train: TrainConfig
+    timeline: Timeline
     tokens: Path
     shards: TokenShards
     device: torch.device
@@ -45,10 +47,6 @@ class Plan:
     environment: dict[str, str]
 
     @property
-    def tokens_per_step(self) -> int:
-        return self.train.batch_sequences * self.train.sequence_length
-
-    @property
     def epoch_tokens(self) -> int:
         return self.shards.sets["train"].tokens
 
@@ -58,9 +56,10 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
     read_manifest(tokens, "tokens")
     shards = TokenShards(tokens)
     model = resolve_vocabulary(model, shards.vocab_size)
-    check_schedule(train.steps, optim.schedule)
+    timeline = Timeline(train, optim.schedule)
     if "train" not in shards.sets:
         raise BadInput(f"{tokens}: has no set named train (sets: {', '.join(shards.sets) or 'none'})")
+    check_mix(timeline, shards.sets["train"], tokens)
     start = Path(train.init_from).expanduser() if train.init_from else None
     if start is not None:
         check_same_tokenizer(start, tokens / "tokenizer")
@@ -70,6 +69,7 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
         start=start,
         optim=optim,
         train=train,
+        timeline=timeline,
         tokens=tokens,
         shards=shards,
         device=pick_device(train.device),
