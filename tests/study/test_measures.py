@@ -49,6 +49,14 @@ def test_means_take_the_second_half_without_planted_batches() -> None:
     assert MEASURES["max_vio"].value(Trained(vio)) > 2.0
 
 
+def test_planted_batches_are_no_loss_spikes_of_the_run() -> None:
+    plan = BadBatchConfig(every_steps=150, burst_steps=2)
+    run = records(300, loss=lambda i: 30.0 if plan.planted(i) or i == 170 else 3.0 + (i % 3) / 100)
+    assert MEASURES["spikes"].value(Trained(run, plan)) == 1
+    assert MEASURES["spikes"].value(Trained(run)) == 4
+    assert MEASURES["loss"].value(Trained(run, plan)) == pytest.approx(3.01, abs=0.005)
+
+
 def test_bias_change_is_the_mean_over_layers_of_the_last_quarter() -> None:
     moves = records(40, router=lambda i: {"bias_change": [1.0, 3.0] if i > 30 else [9.0, 9.0]})
     assert MEASURES["bias_change"].value(Trained(moves)) == 2.0

@@ -30,7 +30,8 @@ Made by `trine study` from its runs. Every arm is trained once for each seed, wh
 order of the data; two arms are compared seed by seed. Intervals are 95 % paired Student-t intervals over the seeds: of
 the difference, or, where a ratio is given, of the geometric mean of the ratios. A claim is *reproduced* when the whole
 interval lies on the side the claim expects, *contradicted* when it lies on the other, else *not shown*. There is no
-correction for the number of claims. Learning rates were chosen on the first seed by held-out bits per byte.
+correction for the number of claims. Steps with planted bad batches are left out of means, variances and counts.
+Learning rates were chosen on the first seed by held-out bits per byte.
 """
 
 

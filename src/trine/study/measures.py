@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
-from trine.stability import kurtosis
+from trine.stability import kurtosis, spikes
 from trine.train.config import BadBatchConfig
 
 Records = Sequence[dict[str, Any]]
@@ -44,48 +44,41 @@ def _bits(run: Trained) -> float:
     return scored[-1][1] if scored else math.nan
 
 
-def _second_half(run: Trained) -> Records:
-    return run.records[len(run.records) // 2 :]
+def _last(run: Trained, share: float) -> Records:
+    """The last part of the run, without planted batches."""
+    kept = run.records[len(run.records) - max(1, round(len(run.records) * share)) :]
+    return [one for one in kept if run.bad_batches is None or not run.bad_batches.planted(one["step"])]
 
 
-def _loss(run: Trained) -> float:
-    return fmean(one["loss"] for one in run.records[-max(1, len(run.records) // 10) :])
+def _mean(value: Callable[[dict[str, Any]], float | None], share: float) -> Callable[[Trained], float]:
+    """The mean over the last part of the run of what a step has."""
+
+    def mean(run: Trained) -> float:
+        found = [one for record in _last(run, share) if (one := value(record)) is not None]
+        return fmean(found) if found else math.nan
+
+    return mean
 
 
 def _loss_variance(run: Trained) -> float:
     """Half the mean square of the loss's step-to-step change: the variance of what is not trend."""
-    losses = [one["loss"] for one in _second_half(run)]
-    changes = [(after - before) ** 2 for before, after in pairwise(losses)]
+    changes = [(after["loss"] - before["loss"]) ** 2 for before, after in pairwise(_last(run, 0.5))]
     return fmean(changes) / 2 if changes else math.nan
 
 
 def _kurtosis(run: Trained) -> float:
-    value = kurtosis([one["grad_norm"] for one in _second_half(run)])
+    value = kurtosis([one["grad_norm"] for one in _last(run, 0.5)])
     return math.nan if value is None else value
 
 
-def _mean(key: str) -> Callable[[Trained], float]:
-    def value(run: Trained) -> float:
-        found = [one[key] for one in _second_half(run) if one.get(key) is not None and not _bad(run, one["step"])]
-        return fmean(found) if found else math.nan
-
-    return value
-
-
-def _bad(run: Trained, step: int) -> bool:
-    return run.bad_batches is not None and run.bad_batches.planted(step)
+def _spikes(run: Trained) -> float:
+    return float(len(spikes((one["step"], one["loss"]) for one in _last(run, 1.0))))
 
 
 def bias_change(record: dict[str, Any]) -> float | None:
     """The mean over layers of the biases' root mean square move in a step; None without sparse layers."""
     moves = record.get("router", {}).get("bias_change")
     return fmean(moves) if moves else None
-
-
-def _bias_change(run: Trained) -> float:
-    last = run.records[-max(1, len(run.records) // 4) :]
-    found = [value for one in last if (value := bias_change(one)) is not None and not _bad(run, one["step"])]
-    return fmean(found) if found else math.nan
 
 
 def _recovery(run: Trained) -> float:
@@ -124,22 +117,31 @@ def _all_tokens(run: Trained) -> float:
 
 MEASURES = {
     "bits_per_byte": Measure(_bits, "held-out bits/byte", "bits per byte of the held-out text at the end"),
-    "loss": Measure(_loss, "loss", "training loss, mean of the last tenth of the steps, nats per token"),
+    "loss": Measure(
+        _mean(lambda one: one["loss"], 0.1),
+        "loss",
+        "training loss, mean of the last tenth of the steps, nats per token",
+    ),
     "loss_variance": Measure(
         _loss_variance, "loss variance", "half the mean squared step-to-step change of the loss, second half", True
     ),
     "grad_norm_kurtosis": Measure(_kurtosis, "grad-norm kurtosis", "of the gradient norms of the second half", True),
     "spikes": Measure(
-        lambda run: float(run.records[-1].get("spikes", 0)) if run.records else math.nan,
+        _spikes,
         "loss spikes",
-        "steps whose loss exceeds the median of the last 128 by six robust standard deviations",
+        "steps whose loss exceeds the median of the 128 before by six robust standard deviations",
     ),
-    "batch_het": Measure(_mean("batch_het"), "BatchHet", "largest less mean micro-batch loss, second half", True),
+    "batch_het": Measure(
+        _mean(lambda one: one["batch_het"], 0.5), "BatchHet", "largest less mean micro-batch loss, second half", True
+    ),
     "max_vio": Measure(
-        _mean("max_vio"), "MaxVio", "mean over layers and the second half's steps, planted batches left out", True
+        _mean(lambda one: one.get("max_vio"), 0.5), "MaxVio", "mean over layers and the second half's steps", True
     ),
     "bias_change": Measure(
-        _bias_change, "bias oscillation", "root mean square move of the selection biases per step, last quarter", True
+        _mean(bias_change, 0.25),
+        "bias oscillation",
+        "root mean square move of the selection biases per step, last quarter",
+        True,
     ),
     "recovery_steps": Measure(
         _recovery, "steps to recover", "after a planted burst, until MaxVio is back at 1.2 times its median before it"
@@ -151,6 +153,7 @@ MEASURES = {
         True,
     ),
 }
+"""Planted batches are left out of every mean, variance and count."""
 
 
 def compare(name: str, run: Trained, other: Trained) -> float:
