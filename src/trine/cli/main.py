@@ -65,6 +65,9 @@ def make_app(verb: str | None = None) -> App:
     config = App(name="config", help="`config show`: a config as trine reads it, and its parameter counts.", sort_key=2)
     config.command("trine.cli.config:show", name="show")
     app.command(config)
+    data = App(name="data", help="`data show`: a batch as the model sees it.", sort_key=6)
+    data.command("trine.cli.data:show", name="show")
+    app.command(data)
     return app
 
 

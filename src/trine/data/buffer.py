@@ -21,22 +21,13 @@ from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
-from trine.data.pack import epoch_order, keyed_generator
+from trine.data.pack import Segment, epoch_order, keyed_generator
 
 BEST_FIT_DOCUMENTS = 4096
 """Documents that best-fit packing arranges at a time."""
-
-
-class Segment(NamedTuple):
-    """A piece of a document in a sequence."""
-
-    document: int
-    begin: int
-    take: int
 
 
 @dataclass

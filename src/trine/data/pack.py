@@ -9,8 +9,10 @@ Finding sequence i costs a binary search; nothing before it is read.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +29,14 @@ def keyed_generator(name: str) -> np.random.Generator:
 def epoch_order(documents: int, seed: int, epoch: int) -> np.ndarray:
     """The order, int64 [documents], in which an epoch takes a set's documents."""
     return keyed_generator(f"{seed}/epoch/{epoch}").permutation(documents)
+
+
+class Segment(NamedTuple):
+    """A piece of a document in a sequence."""
+
+    document: int
+    begin: int
+    take: int
 
 
 @dataclass(frozen=True)
@@ -60,21 +70,30 @@ class TokenStream:
         """Tokens, targets (int64 [T], -1 ignored) and document ids (int32 [T], 0 for the row's first)."""
         tokens = np.empty(self.length + 1, dtype=np.int64)
         ids = np.empty(self.length + 1, dtype=np.int32)
-        filled, document, position = 0, 0, index * self.length
-        while filled <= self.length:
-            number, offset = divmod(position, self.documents.tokens)
-            epoch = self._epoch(number)
-            place = int(np.searchsorted(epoch.ends, offset, side="right"))
-            chosen = int(epoch.order[place])
-            begin = offset - int(epoch.ends[place] - self.documents.lengths[chosen])
-            take = min(int(self.documents.lengths[chosen]) - begin, self.length + 1 - filled)
-            tokens[filled : filled + take] = self.documents.read(chosen, begin, begin + take)
-            ids[filled : filled + take] = document
-            filled, document, position = filled + take, document + 1, position + take
+        filled = 0
+        for number, (document, begin, take) in enumerate(self._segments(index * self.length, self.length + 1)):
+            tokens[filled : filled + take] = self.documents.read(document, begin, begin + take)
+            ids[filled : filled + take] = number
+            filled += take
         targets = tokens[1:].copy()
         if self.masked:
             targets[ids[1:] != ids[:-1]] = -1
         return tokens[:-1], targets, ids[:-1]
+
+    def segments(self, index: int) -> list[Segment]:
+        """The pieces of documents that sequence `index` is filled with."""
+        return list(self._segments(index * self.length, self.length))
+
+    def _segments(self, position: int, count: int) -> Iterator[Segment]:
+        while count:
+            number, offset = divmod(position, self.documents.tokens)
+            epoch = self._epoch(number)
+            place = int(np.searchsorted(epoch.ends, offset, side="right"))
+            document = int(epoch.order[place])
+            begin = offset - int(epoch.ends[place] - self.documents.lengths[document])
+            take = min(int(self.documents.lengths[document]) - begin, count)
+            yield Segment(document, begin, take)
+            position, count = position + take, count - take
 
     def needs_ids(self, index: int) -> bool:
         """Whether attention must be told documents apart in sequence `index`."""

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trine.data.buffer import Position, Segment, Source
-from trine.data.pack import keyed_generator
+from trine.data.buffer import Position, Source
+from trine.data.pack import Segment, keyed_generator
 from trine.data.shards import TokenSet
 from trine.errors import BadInput
 

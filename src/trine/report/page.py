@@ -31,15 +31,20 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 
 def render(files: RunFiles) -> str:
     """The page as text."""
-    template, style, script = (_asset(name) for name in ("page.html", "page.css", "page.js"))
+    return render_page(files.name, ("page.css",), "page.js", content(files))
+
+
+def render_page(name: str, styles: tuple[str, ...], script_name: str, data: Any) -> str:
+    """A page titled `name` whose script draws `data`, a JSON value, into `#page`."""
+    style, script = "".join(map(_asset, styles)), _asset(script_name)
     environment = Environment(autoescape=True)
-    return environment.from_string(template).render(
-        title=f"{files.name} · trine",
+    return environment.from_string(_asset("page.html")).render(
+        title=f"{name} · trine",
         style=style,
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
-        data=_json_block(content(files)),
+        data=_json_block(data),
     )
 
 
