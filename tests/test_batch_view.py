@@ -102,7 +102,7 @@ def test_the_page_holds_the_view_and_allows_nothing_else(tokens: Path, tmp_path:
 
 def test_the_verb_prints_and_writes(tokens: Path, tmp_path: Path, trine: Command) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text(f"train: {{tokens: {tokens}, sequence_length: 64, batch_sequences: 8, steps: 5}}\n")
+    file.write_text(f"train: {{tokens: {tokens}, sequence_length: 512, batch_sequences: 8, steps: 5}}\n")
     done = trine("data", "show", file, "--rows", 8, "--train.steps", 9, "--out", tmp_path / "page.html", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "sequence 1: " in done.stdout
