@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,12 @@ from tests.model.test_causal import KINDS, opened, write_peer
 from trine.model.afmoe import Afmoe
 from trine.model.flops import forward_flops, training_flops
 
+GROUPED: dict[Any, Any] = {
+    torch.ops.trine.grouped_linear: lambda x, weight, counts, **_: 2 * x[0] * weight[1] * weight[2],
+    torch.ops.trine.grouped_linear_backward: lambda grad, x, weight, counts, **_: 4 * x[0] * weight[1] * weight[2],
+}
+"""Operations of our grouped products, by shapes."""
+
 
 @pytest.mark.parametrize("length", [1, 5, 12])
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True, "num_dense_layers": 4}], ids=["moe", "dense"])
@@ -22,9 +29,9 @@ def test_forward_and_backward_are_what_torch_counts_less_the_masked_pairs(
 ) -> None:
     config = small_config(sliding_window=7, **changes)
     model = small_model(config).double().eval()
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=GROUPED) as forward:
         logits = model(random_tokens(3, length))
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as backward:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=GROUPED) as backward:
         logits.sum().backward()
     masked = 0
     for kind in config.layers():

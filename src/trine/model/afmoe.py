@@ -37,7 +37,8 @@ class Afmoe(nn.Module):
     """The causal language model. Parameters are uninitialised noise until `init_model` or `load_model`.
 
     `compute_dtype` is the type of matrix products and of the residual stream; parameters of another type are
-    cast at use. `recompute` trades a second forward of each block in the backward pass for its activations.
+    cast at use. `compiled` says that the blocks are. `recompute` trades a second forward of each block in the backward
+    pass for its activations.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -50,6 +51,7 @@ class Afmoe(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.compute_dtype: torch.dtype | None = None
         self.recompute = False
+        self.compiled = False
 
     @property
     def output_weight(self) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trine.model.config import LayerType, ModelConfig
+from trine.model.flash import flash_attention
 from trine.model.norm import RMSNorm
 from trine.model.rope import rotary_table, rotate
 
@@ -29,7 +30,7 @@ class AttentionPlan:
     cos_TD: Tensor
     sin_TD: Tensor
     global_mask: Tensor | None
-    """Bool [B or 1, 1, T, S], True where a query may look; None: plain causal."""
+    """Added to scores, [B or 1, 1, T, S]: 0 where a query may look, -inf elsewhere; None: plain causal."""
     local_mask: Tensor | None
     """The same for local layers; in block form [B or 1, blocks, window, 2 window] when `blocked`."""
     blocked: bool
@@ -48,7 +49,7 @@ def plan_attention(
     positions = torch.arange(length, device=device)
     cos, sin = rotary_table(positions, config.head_dim, config.rope_theta, dtype)
     window = config.sliding_window
-    blocked = length >= 2 * window
+    blocked = length > 2 * window
     if ids_BT is None:
         wide = None
         narrow = None if length <= window else _band(positions, window)
@@ -61,7 +62,13 @@ def plan_attention(
         same = _same_document(ids_BT, ids_BT)
         wide = same if wide is None else wide & same
         narrow = narrow if blocked or narrow is None else narrow & same
-    return AttentionPlan(cos, sin, wide, narrow, blocked)
+    return AttentionPlan(cos, sin, _additive(wide, dtype), _additive(narrow, dtype), blocked)
+
+
+def _additive(seen: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if seen is None:
+        return None
+    return torch.zeros(seen.shape, device=seen.device, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
 def _band(positions_T: Tensor, window: int | None) -> Tensor:
@@ -130,15 +137,23 @@ class Attention(nn.Module):
         if self.local and plan.blocked and plan.local_mask is not None:
             return blocked_attention(query, key, value, self.window, plan.local_mask)
         mask = plan.local_mask if self.local else plan.global_mask
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=plan.causal and mask is None, enable_gqa=True
-        )
+        window = self.window if self.local else None
+        if plan.causal:
+            return attend(query, key, value, mask, window)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, window: int | None) -> Tensor:
+    """Softmax attention of `query` [B, H, T, D] over `key` and `value` [B, G, S, D]; see `flash_attention`."""
+    if torch.compiler.is_compiling() and query.device.type == "cpu":
+        return flash_attention(query, key, value, mask, window)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
 
 
 def blocked_attention(query: Tensor, key: Tensor, value: Tensor, window: int, mask: Tensor) -> Tensor:
     """Window attention [B, H, T, D] by blocks of `window` queries against two blocks of keys.
 
-    `mask` is bool [B or 1, blocks, window, 2 window]. Equal to the masked form up to summation order.
+    `mask` is added to scores, [B or 1, blocks, window, 2 window]. Equal to the masked form up to summation order.
     """
     batch, heads, length, dim = query.shape
     blocks = mask.shape[1]
@@ -154,8 +169,6 @@ def blocked_attention(query: Tensor, key: Tensor, value: Tensor, window: int, ma
         return torch.cat((before, own), dim=3).flatten(0, 1)
 
     seen = mask.expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1)
-    out = F.scaled_dot_product_attention(
-        split(query).flatten(0, 1), with_previous(key), with_previous(value), attn_mask=seen, enable_gqa=True
-    )
+    out = attend(split(query).flatten(0, 1), with_previous(key), with_previous(value), seen, window)
     out = out.view(batch, blocks, heads, window, dim).transpose(1, 2)
     return out.reshape(batch, heads, blocks * window, dim)[:, :, :length]

@@ -38,6 +38,7 @@ class CausalModel(nn.Module):
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self.compute_dtype: torch.dtype | None = None
         self._recompute = False
+        self.compiled = False
 
     @property
     def peer(self) -> Any:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trine.moe.grouped import grouped_linear
+
 FEW_TOKENS = 2
 """Up to so many tokens `Experts.few` beats sorting them."""
-_grouped_mm = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
 
 
 class Experts(nn.Module):
@@ -88,28 +89,3 @@ class _Permute(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (inverse_M,) = ctx.saved_tensors
         return grads[0][inverse_M], None, None
-
-
-def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
-    """Rows of x, sorted by expert, times each expert's matrix transposed: [M, O].
-
-    `counts_E` rows belong to each expert in turn and sum to M. torch's grouped product where it applies,
-    else a loop of the same meaning.
-    """
-    if _grouped_mm is not None and _grouped_applies(x_MI, weight_EOI):
-        offsets = counts_E.cumsum(0).to(torch.int32)
-        return _grouped_mm(x_MI, weight_EOI.transpose(1, 2), offs=offsets)
-    return loop_linear(x_MI, weight_EOI, counts_E)
-
-
-def _grouped_applies(x_MI: Tensor, weight_EOI: Tensor) -> bool:
-    """torch's grouped product takes bf16 (on CPU also fp32) with rows of a multiple of 16 bytes."""
-    types = (torch.bfloat16, torch.float32) if x_MI.device.type == "cpu" else (torch.bfloat16,)
-    sizes = weight_EOI.shape[1:]
-    return x_MI.dtype in types and all(size * x_MI.element_size() % 16 == 0 for size in sizes)
-
-
-def loop_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
-    """The plain form of `grouped_linear`: one product per expert."""
-    parts = x_MI.split(counts_E.tolist())
-    return torch.cat([F.linear(part, weight) for part, weight in zip(parts, weight_EOI, strict=True)])

@@ -114,6 +114,9 @@ class TrainConfig(Frozen):
     """Compute type of the matrix products; parameters, norms, router and softmax are always fp32."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads. Default: one per core this process may use. Part of what makes a run repeatable bit for bit."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Compile the blocks of an AFMoE model (about a minute, cached by torch). auto: when a C++ compiler or a GPU is
+    there and the run takes at least 1e14 floating-point operations. Rounding differs from uncompiled blocks."""
     recompute: bool = False
     """Recompute each block's activations in the backward pass: less memory, a third more work."""
     loss_chunk_tokens: Count = Field(default=1024, ge=1)

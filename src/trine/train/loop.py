@@ -37,6 +37,7 @@ from trine.train.checkpoint import (
     sweep_leftovers,
 )
 from trine.train.config import TrainConfig
+from trine.train.fast import compile_blocks, kept_memory, uncompiled, wants_compile
 from trine.train.meters import StepMeter, peak_flops
 from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers, read_metrics
 from trine.train.setup import Plan, deterministic, locked, prepare, threads
@@ -61,7 +62,7 @@ def fit(
     """
     plan = prepare(model, optim, train, tokens)
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out), deterministic(train):
+    with locked(out), deterministic(train), kept_memory(plan.device):
         return Run(plan, out, observer or Unwatched()).loop()
 
 
@@ -78,7 +79,8 @@ class Run:
         self.model.compute_dtype = getattr(torch, plan.train.dtype)
         self.model.recompute = plan.train.recompute
         self.optimizers = build_optimizers(self.model, plan.optim)
-        self.state = RunState(0, 0, 0, plan.fingerprint, plan.environment)
+        self.environment = plan.environment | {"compiled": self._maybe_compile()}
+        self.state = RunState(0, 0, 0, plan.fingerprint, self.environment)
         if self.checkpoint is not None:
             self.state = self._resume(self.checkpoint)
         self.stream = training_stream(plan.timeline, plan.shards.sets["train"], self.state.packing)
@@ -123,6 +125,19 @@ class Run:
             raise BadInput(f"{plan.start}: has {held} embeddings, the tokenizer of {plan.tokens} {needed} tokens")
         return model
 
+    def _maybe_compile(self) -> str:
+        if not isinstance(self.model, Afmoe):
+            return "no"
+        flops = sum(
+            span.steps * span.tokens_per_step * training_flops(self.model, span.train.sequence_length)
+            for span in self.plan.timeline.spans
+        )
+        if not wants_compile(self.plan.train, self.model, flops):
+            return "no"
+        compile_blocks(self.model)
+        self.observer.on_event("the first step compiles the blocks, which takes about a minute")
+        return "yes"
+
     def _resume(self, checkpoint: Path) -> RunState:
         state = restore(checkpoint, self.model, self.optimizers)
         if state.fingerprint != self.plan.fingerprint:
@@ -130,14 +145,14 @@ class Run:
                 f"{checkpoint}: was trained with another config or other tokens; "
                 "name another --out, or run it with the config it began with"
             )
-        for key, value in self.plan.environment.items():
+        for key, value in self.environment.items():
             if state.environment.get(key) != value:
                 self.observer.on_event(
                     f"{key} was {state.environment.get(key)}, is {value}: "
                     "the run goes on, but not bit-identical to an uninterrupted one"
                 )
         self.observer.on_event(f"resumed from {checkpoint.name}")
-        return replace(state, environment=self.plan.environment)
+        return replace(state, environment=self.environment)
 
     def _step(self, step: int, stream: Iterator[Batch], factor: float, meter: StepMeter) -> StepResult:
         train = self.plan.timeline.span(step).train
@@ -208,7 +223,8 @@ class Run:
             )
             moved = (batch.to(plan.device) for batch in rows)
             token_bytes = plan.shards.token_bytes.to(plan.device)
-            result = bits_per_byte(self.model, moved, token_bytes, train.loss_chunk_tokens)
+            with uncompiled():
+                result = bits_per_byte(self.model, moved, token_bytes, train.loss_chunk_tokens)
             scores[name] = result.bits_per_byte
         self.model.train()
         return scores
@@ -226,7 +242,7 @@ class Run:
             tokens=plan.timeline.tokens(step),
             sequence=sequence,
             fingerprint=plan.fingerprint,
-            environment=plan.environment,
+            environment=self.environment,
             packing=self.stream.state(sequence) if isinstance(self.stream, PlannedStream) else None,
         )
         self.log.sync()
@@ -265,5 +281,5 @@ class Run:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "sets": list(plan.eval_sets),
             "out": str(self.out),
-            "environment": plan.environment,
+            "environment": self.environment,
         }

@@ -6,23 +6,56 @@ exist, and only scaled in the backward pass. Memory is chunk x V instead of N x 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def chunked_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int, z_loss: float, normalizer: float
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    chunk: int,
+    z_loss: float,
+    normalizer: float,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss and its parts for N positions.
 
     `hidden` [N, D] in the compute type, `weight` [V, D] (cast to it), `targets` [N] int64 with -1 ignored.
     loss = (sum of cross-entropy + z_loss * sum of logsumexp^2) / normalizer, fp32 scalar with gradient.
     Also returns both sums, fp32, detached. Softmax and sums are fp32 (fp64 for fp64 input).
+    `compiled` makes the elementwise part of whole chunks one compiled loop.
     """
-    loss, ce_sum, z_sum = _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk, z_loss, normalizer)
+    loss, ce_sum, z_sum = _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk, z_loss, normalizer, compiled)
     return loss, ce_sum.detach(), z_sum.detach()
+
+
+def _softmax(logits: Tensor, target: Tensor, z_loss: float, share: Tensor) -> tuple[Tensor, ...]:
+    """Of logits [n, V], targets [n, 1] and each row's share in the loss [n, 1]: sums and gradient of a chunk.
+
+    Returns the sum of cross-entropy and of logsumexp^2 over rows of non-zero share, the gradient at the target [n, 1],
+    and the gradient [n, V] as it is elsewhere: (p_j (1 + 2 z_loss logsumexp) - [j = target]) share.
+    """
+    logits_wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    top = logits_wide.amax(-1, keepdim=True)
+    log_norm = (logits_wide - top).exp().sum(-1, keepdim=True).log() + top
+    chosen = logits_wide.gather(1, target)
+    counted = (share > 0).to(share.dtype)
+    factor = (1 + 2 * z_loss * log_norm) * share
+    grad = (logits_wide - log_norm).exp() * factor
+    at_target = (chosen - log_norm).exp() * factor - share
+    ce, z = ((log_norm - chosen) * counted).sum(), (log_norm.square() * counted).sum()
+    return ce, z, at_target.to(logits.dtype), grad.to(logits.dtype)
+
+
+@cache
+def _compiled_softmax() -> Any:
+    return torch.compile(_softmax, dynamic=False)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -35,31 +68,34 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk: int,
         z_loss: float,
         normalizer: float,
+        compiled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         rows = (targets >= 0).nonzero().squeeze(1)
-        used = hidden if rows.numel() == targets.numel() else hidden[rows]
+        count = rows.numel()
+        if compiled:  # whole chunks only, so that one shape is compiled; the share of what fills the last is 0
+            rows = F.pad(rows, (0, -count % chunk))
+        used = hidden if count == targets.numel() == rows.numel() else hidden[rows]
+        used_targets = targets[rows].clamp_min(0).unsqueeze(1)
+        share = (torch.arange(rows.numel(), device=rows.device) < count).to(wide).div(normalizer).unsqueeze(1)
         cast = weight.to(hidden.dtype)
         ce_sum, z_sum = hidden.new_zeros((), dtype=wide), hidden.new_zeros((), dtype=wide)
         with_grad = any(ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(used) if with_grad else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if with_grad else None
+        softmax = _compiled_softmax() if compiled else _softmax
         for begin in range(0, rows.numel(), chunk):
             piece = slice(begin, begin + chunk)
-            target = targets[rows[piece]].unsqueeze(1)
-            logits = (used[piece] @ cast.mT).to(wide)
-            log_norm = logits.logsumexp(-1, keepdim=True)
-            ce_sum += (log_norm - logits.gather(1, target)).sum()
-            z_sum += log_norm.square().sum()
+            target = used_targets[piece]
+            ce, z, at_target, grad = softmax(used[piece] @ cast.mT, target, z_loss, share[piece])
+            ce_sum += ce
+            z_sum += z
             if grad_hidden is None or grad_weight is None:
                 continue
-            grad = logits.sub_(log_norm).exp_()
-            if z_loss:
-                grad *= 1 + 2 * z_loss * log_norm
-            grad.scatter_add_(1, target, torch.full_like(target, -1, dtype=wide))
-            grad = (grad / normalizer).to(hidden.dtype)
-            grad_hidden[piece] = grad @ cast
+            grad.scatter_(1, target, at_target)
+            torch.mm(grad, cast, out=grad_hidden[piece])
             grad_weight += grad.mT @ used[piece]
+        rows, grad_hidden = rows[:count], None if grad_hidden is None else grad_hidden[:count]
         ctx.save_for_backward(rows, grad_hidden, grad_weight)
         ctx.positions, ctx.weight_dtype = targets.numel(), weight.dtype
         return (ce_sum + z_loss * z_sum) / normalizer, ce_sum, z_sum
@@ -73,4 +109,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             spread = scaled.new_zeros((ctx.positions, scaled.shape[1]))
             spread[rows] = scaled
             scaled = spread
-        return scaled, (grad_weight * scale).to(ctx.weight_dtype), None, None, None, None
+        return scaled, (grad_weight * scale).to(ctx.weight_dtype), None, None, None, None, None

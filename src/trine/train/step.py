@@ -74,6 +74,7 @@ def train_step(
             chunk=config.loss_chunk_tokens,
             z_loss=config.z_loss,
             normalizer=float(max(targets, 1)),
+            compiled=model.compiled,
         )
         share = batch.tokens.shape[0] / rows
         if layer_stats and config.balance.sequence_loss:

@@ -1,0 +1,122 @@
+"""One matrix product per expert over rows sorted by expert: `grouped_linear`, on CPU and GPU.
+
+On CPU experts are shared out to as many workers as torch has threads, each product on one thread: products of a few
+hundred rows are too small to split. Every result row or matrix is made by one product, so the result does not depend
+on which worker made it. On GPU, and under types it takes, torch's grouped product is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_torch_grouped_mm = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
+_WORTH_SHARING = 1 << 24
+"""Multiplications below which one thread is faster than handing out."""
+
+
+def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    """Rows of x, sorted by expert, times each expert's matrix transposed: [M, O].
+
+    `counts_E` rows belong to each expert in turn and sum to M.
+    """
+    if x_MI.device.type == "cpu":
+        return _grouped_linear(x_MI, weight_EOI, counts_E)
+    if _torch_grouped_mm is not None and _aligned_bf16(x_MI, weight_EOI):
+        return _torch_grouped_mm(x_MI, weight_EOI.transpose(1, 2), offs=counts_E.cumsum(0).to(torch.int32))
+    parts = x_MI.split(counts_E.tolist())
+    return torch.cat([F.linear(part, weight) for part, weight in zip(parts, weight_EOI, strict=True)])
+
+
+def _aligned_bf16(x_MI: Tensor, weight_EOI: Tensor) -> bool:
+    return x_MI.dtype == torch.bfloat16 and all(size % 8 == 0 for size in weight_EOI.shape[1:])
+
+
+@torch.library.custom_op("trine::grouped_linear", mutates_args=())
+def _grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    out_MO = x_MI.new_empty(x_MI.shape[0], weight_EOI.shape[1])
+
+    def product(expert: int, rows: slice) -> None:
+        torch.mm(x_MI[rows], weight_EOI[expert].mT, out=out_MO[rows])
+
+    _for_each_expert(product, counts_E, x_MI.shape[0] * weight_EOI[0].numel())
+    return out_MO
+
+
+@_grouped_linear.register_fake
+def _(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    return x_MI.new_empty(x_MI.shape[0], weight_EOI.shape[1])
+
+
+@torch.library.custom_op("trine::grouped_linear_backward", mutates_args=())
+def _grouped_linear_backward(
+    grad_MO: Tensor, x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor
+) -> tuple[Tensor, Tensor]:
+    grad_x, grad_weight = torch.empty_like(x_MI), torch.empty_like(weight_EOI)
+
+    def products(expert: int, rows: slice) -> None:
+        torch.mm(grad_MO[rows], weight_EOI[expert], out=grad_x[rows])
+        torch.mm(grad_MO[rows].mT, x_MI[rows], out=grad_weight[expert])
+
+    _for_each_expert(products, counts_E, 2 * x_MI.shape[0] * weight_EOI[0].numel())
+    return grad_x, grad_weight
+
+
+@_grouped_linear_backward.register_fake
+def _(grad_MO: Tensor, x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x_MI), torch.empty_like(weight_EOI)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad_MO: Tensor) -> tuple[Tensor, Tensor, None]:
+    return *_grouped_linear_backward(grad_MO.contiguous(), *ctx.saved_tensors), None
+
+
+_grouped_linear.register_autograd(_backward, setup_context=_keep)
+
+
+def _for_each_expert(work: Callable[[int, slice], None], counts_E: Tensor, multiplications: int) -> None:
+    """Call `work(expert, rows)` for every expert; from several threads when it is worth it."""
+    ends = list(accumulate(counts_E.tolist()))
+    jobs = iter([(e, slice(begin, end)) for e, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))])
+    threads = torch.get_num_threads()
+    if threads == 1 or multiplications < _WORTH_SHARING or not _can_pin():
+        for expert, rows in jobs:
+            work(expert, rows)
+        return
+
+    @torch.no_grad()
+    def worker(_: int) -> None:
+        for expert, rows in jobs:
+            work(expert, rows)
+
+    list(_workers(threads).map(worker, range(threads)))
+
+
+@cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "experts", initializer=_pin)
+
+
+@cache
+def _can_pin() -> bool:
+    """Whether the OpenMP runtime that torch uses can be told the threads of one thread's products."""
+    return hasattr(ctypes.CDLL(None), "omp_set_num_threads")
+
+
+def _pin() -> None:
+    """Make products of the calling thread run on it alone; torch's own setting is for the whole process."""
+    torch.get_num_threads()  # torch applies that setting to a thread once, at its first use
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))
+    ctypes.CDLL(None).omp_set_num_threads(1)
