@@ -23,6 +23,7 @@ from trine.model.config import ModelConfig
 from trine.optim.config import AdamWConfig, MuonConfig, OptimConfig
 from trine.train.checkpoint import list_checkpoints
 from trine.train.config import TrainConfig
+from trine.train.fast import cpp_compiler
 from trine.train.loop import fit
 from trine.train.metrics import CLOCK, Unwatched, read_metrics
 
@@ -281,3 +282,36 @@ def test_a_run_through_the_document_buffer_is_resumed_bit_for_bit(tokens: Path, 
     fit(MODEL, OPTIM, config(loader_workers=3, **buffered), tokens, tmp_path / "cut")
     assert trace(tmp_path / "cut") == trace(tmp_path / "whole") != trace(whole)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+RESUME = """
+import sys
+from pathlib import Path
+from trine.model.config import ModelConfig
+from trine.optim.config import OptimConfig
+from trine.train.config import TrainConfig
+from trine.train.loop import fit
+
+configs = [kind.model_validate_json(text) for kind, text in zip((ModelConfig, OptimConfig, TrainConfig), sys.argv[1:4])]
+fit(*configs, Path(sys.argv[4]), Path(sys.argv[5]))
+"""
+
+
+@pytest.mark.skipif(cpp_compiler() is None, reason="no C++ compiler")
+def test_a_compiled_run_is_resumed_bit_for_bit_by_a_process_that_compiles_anew(tokens: Path, tmp_path: Path) -> None:
+    """With one sparse block, which is a third of the time to compile."""
+    one_block = MODEL.model_copy(update={"num_hidden_layers": 1, "num_dense_layers": 0, "layer_types": None})
+    train = config(compile="always", steps=6)
+    fit(one_block, OPTIM, train, tokens, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(one_block, OPTIM, train, tokens, tmp_path / "cut", Stop(4))
+    texts = [one.model_dump_json() for one in (one_block, OPTIM, train)]
+    subprocess.run(
+        [sys.executable, "-c", RESUME, *texts, str(tokens), str(tmp_path / "cut")],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"},
+        check=True,
+    )
+    assert trace(tmp_path / "cut") == trace(tmp_path / "whole")
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    state = json.loads((tmp_path / "cut" / "checkpoints" / "step-6" / "state.json").read_text())
+    assert state["environment"]["compiled"] == "yes"
