@@ -23,7 +23,7 @@ ARROWS = {
     "report": set(),
 }
 """Room to rooms it may import, besides the leaves and config models (`*/config.py`)."""
-EVERYTHING = {"cli", "recipe", "chain", "completion", "study", "batch_view"}
+EVERYTHING = {"cli", "recipe", "chain", "completion", "study", "batch_view", "rehearsal"}
 SMALL_CORE = {"torch", "numpy", "safetensors", "transformers", "pydantic"}
 IN_MEMORY_DATA = {"shards", "pack", "buffer", "planned", "loader"}
 

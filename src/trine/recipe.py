@@ -5,7 +5,9 @@ Every verb reads its own section of the same file; `trine run` runs all of them 
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Any
+
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from trine.config.base import Count, Frozen
 from trine.config.inputs import InputConfig
@@ -13,6 +15,7 @@ from trine.data.config import CorpusConfig, PackConfig, TokenizerConfig
 from trine.errors import BadInput, nearest
 from trine.model.config import ModelConfig, padded_vocabulary
 from trine.optim.config import OptimConfig
+from trine.rehearsal import small_model, small_run, small_tokenizer
 from trine.train.config import TrainConfig
 from trine.train.timeline import Timeline
 
@@ -43,6 +46,23 @@ class Config(Frozen):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig | None = None
     samples: SamplesConfig | None = None
+    rehearse: Count | None = Field(default=None, ge=1)
+    """Run the recipe small, in so many steps: a tiny model, every phase and schedule in proportion. The run folder's
+    config has the sizes that come of it."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _rehearsal(cls, data: Any, validate: ModelWrapValidatorHandler[Config]) -> Config:
+        config = validate(data)
+        if config.rehearse is None:
+            return config
+        if config.train is None or config.train.init_from:
+            raise ValueError("rehearse shrinks the model of `model` and the run of `train`; both must be there")
+        train, optim = small_run(config.train, config.optim, config.rehearse)
+        changed = {"train": train, "optim": optim, "model": small_model(config.model or ModelConfig())}
+        if config.tokenizer is not None:
+            changed["tokenizer"] = small_tokenizer(config.tokenizer)
+        return config.model_copy(update=changed | {"rehearse": None})
 
     @model_validator(mode="after")
     def _inputs_differ(self) -> Config:
