@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from trine.errors import BadInput
+from trine.report.load import load_run
 from trine.report.page import write_report
+from trine.report.planned import planned
 from trine.report.plots import curve, heatmap, smooth, thin
 from trine.stability import spikes
 
@@ -223,6 +225,32 @@ def test_other_folders_and_damaged_files_are_named(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n')
     with pytest.raises(BadInput, match=r"metrics\.jsonl:2"):
         write_report(run)
+
+
+def test_what_was_planned_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", records(20))
+    assert planned(load_run(run)) == []
+    (run / "model").mkdir()
+    (run / "model" / "model.safetensors").write_bytes(bytes(2**20))
+    plan: dict[str, Any] = {
+        "memory": {"needed": 2**30, "peak": 2**29},
+        "time": {"step_seconds": 0.5, "parts": {"forward": 0.1}},
+        "disk": {"checkpoint": 3 * 2**20, "export": 2**20},
+        "work": {"tokens": 40_000},
+    }
+    (run / "plan.json").write_text(json.dumps(plan))
+    rows = {what: rest for what, *rest in planned(load_run(run))}
+    assert rows["memory"] == ["1.00 GiB", "1.00 GiB", "-0.0%"]
+    assert rows["step time, median"] == ["0.5 s", "0.25 s", "+100.0%"]
+    assert rows["of it forward"][1] == "0.08 s"
+    assert rows["exported model on disk"] == ["1.0 MiB", "1.0 MiB", "+0.0%"]
+    assert rows["tokens"] == ["40,000", "20,000", "+100.0%"]
+    assert "checkpoint on disk" not in rows
+    plan["memory"]["peak"] = plan["time"] = None
+    (run / "plan.json").write_text(json.dumps(plan))
+    rows = {what: rest for what, *rest in planned(load_run(run))}
+    assert rows["memory, at least"] == ["1.00 GiB", "1.00 GiB", "–"]
+    assert "Plan and run" in write_report(run).read_text()
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")

@@ -15,6 +15,7 @@ from trine.optim.config import OptimConfig
 from trine.progress import Progress, silent
 from trine.train.config import TrainConfig
 from trine.train.meters import used_bytes
+from trine.train.setup import pick_device
 
 _LOGIT_BYTES = 4
 
@@ -65,7 +66,7 @@ def make_plan(
 
 def _memory(size: Size, train: TrainConfig, trial: Trial | None, machine: Machine) -> dict[str, Any]:
     """Bytes by kind. `peak` is what the run adds to a process that has imported everything, `needed` all of it."""
-    here = used_bytes(torch.device("cpu"))
+    here = used_bytes(torch.device("cpu")) if pick_device(train.device).type == "cpu" else 0
     tokens = min(train.loss_chunk_tokens, train.micro_batch_sequences * train.sequence_length)
     chunk = tokens * size.vocabulary * _LOGIT_BYTES
     peak = None if trial is None else size.static + trial.working

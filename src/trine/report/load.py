@@ -22,6 +22,9 @@ class RunFiles:
     ledger: dict[str, Any]
     samples: list[dict[str, str]]
     parity: dict[str, Any]
+    plan: dict[str, Any]
+    disk: dict[str, int]
+    """Bytes of the newest checkpoint and of the exported model, where there are any."""
 
 
 def load_run(run: Path) -> RunFiles:
@@ -29,7 +32,7 @@ def load_run(run: Path) -> RunFiles:
     if not (run / "metrics.jsonl").is_file():
         raise BadInput(f"{run}: has no metrics.jsonl; expected the folder of a training run")
     config = run / "config.yaml"
-    ledger, samples, parity = (_json(run / f"{name}.json") for name in ("ledger", "samples", "parity"))
+    ledger, samples, parity, plan = (_json(run / f"{name}.json") for name in ("ledger", "samples", "parity", "plan"))
     return RunFiles(
         name=run.resolve().name,
         metrics=_metrics(run / "metrics.jsonl"),
@@ -37,7 +40,17 @@ def load_run(run: Path) -> RunFiles:
         ledger=ledger,
         samples=samples.get("samples", []),
         parity=parity,
+        plan=plan,
+        disk=_disk(run),
     )
+
+
+def _disk(run: Path) -> dict[str, int]:
+    newest = max((run / "checkpoints").glob("step-*"), key=lambda path: path.stat().st_mtime, default=None)
+    folders = {"checkpoint": newest, "model": run / "model"}
+    return {
+        name: sum(file.stat().st_size for file in path.glob("*.safetensors")) for name, path in folders.items() if path
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:

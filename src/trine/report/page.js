@@ -215,6 +215,10 @@ for (const one of data.tiles) {
   add(tile, "div", one.value, "value");
   add(tile, "div", one.note, "soft");
 }
+if (data.plan.length) {
+  add(page, "h2", "Plan and run");
+  table(add(page, "section", null, "card"), ["", "planned", "measured", "difference"], data.plan);
+}
 if (data.charts.length) {
   add(page, "h2", "Curves");
   const charts = add(page, "div", null, "charts");

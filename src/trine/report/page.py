@@ -17,6 +17,7 @@ from jinja2 import Environment
 
 from trine.manifest import write_file
 from trine.report.load import RunFiles, load_run
+from trine.report.planned import planned
 from trine.report.plots import curve, heatmap, series, smooth, typical
 from trine.stability import WINDOW, spikes
 
@@ -69,6 +70,7 @@ def content(files: RunFiles) -> dict[str, Any]:
     return {
         "name": files.name,
         "tiles": _tiles(files),
+        "plan": planned(files),
         "charts": [chart for chart in _charts(files.metrics) if chart["series"]],
         "router": heatmap(files.metrics),
         "ledger": files.ledger,
