@@ -67,7 +67,15 @@ def work(tmp_path_factory: pytest.TempPathFactory, trine: Command) -> Work:
 def test_run_makes_everything_and_names_the_report_last(work: Work) -> None:
     last = work.done.stdout.strip().splitlines()[-1]
     assert Path(work.folder, last.split()[-1]) == work.run / "report.html"
-    for name in ("config.yaml", "metrics.jsonl", "report.html", "parity.json", "samples.json", "ledger.json", "plan.json"):
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "report.html",
+        "parity.json",
+        "samples.json",
+        "ledger.json",
+        "plan.json",
+    ):
         assert (work.run / name).is_file(), name
     for name in ("corpus", "tokenizer", "tokens", "model", "checkpoints/step-12"):
         assert (work.run / name / "manifest.json").is_file(), name

@@ -70,6 +70,7 @@ def _text(plan: dict[str, Any]) -> str:
             f"           probed in {time['probe']['seconds']:.0f} s with {time['probe']['layers']} of "
             f"{model['layers']} layers",
         ]
+    lines += [f"note       {plan['note']}"] if plan["note"] else []
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from trine.estimate.advice import advise
 from trine.estimate.machine import Machine
+from trine.estimate.probe import ProbeTimeout
 from trine.estimate.shape import Shape, layer_kinds
 from trine.estimate.size import Size, measure_size
 from trine.estimate.trial import Trial, run_trial
@@ -33,9 +34,12 @@ def make_plan(
     Without `probe`, only what follows from shapes: `memory.peak` and `time` are None.
     """
     size = measure_size(shape, optim, train.sequence_length)
-    trial = None
+    trial, note = None, None
     if probe and size.static < machine.memory:
-        trial = run_trial(shape, optim, train, machine.memory, progress)
+        try:
+            trial = run_trial(shape, optim, train, machine.memory, progress)
+        except ProbeTimeout as error:
+            note = f"{error}: time and the peak of memory are not known"
     per_step = train.batch_sequences * train.sequence_length
     memory, disk = _memory(size, train, trial, machine), _disk(size, train, machine)
     plan: dict[str, Any] = {
@@ -56,9 +60,10 @@ def make_plan(
         "memory": memory,
         "disk": disk,
         "time": None if trial is None else _time(trial, train),
+        "note": note,
     }
     plan["fits"] = {"memory": memory["needed"] <= machine.memory, "disk": disk["needed"] <= machine.disk}
-    if probe and trial is None:
+    if probe and trial is None and note is None:
         plan["fits"]["memory"] = False
     plan["advice"] = advise(shape, optim, train, size, trial, machine, plan)
     return plan

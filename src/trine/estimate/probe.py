@@ -1,45 +1,54 @@
-"""A few real training steps of a small copy of the model in a process of its own: their time and memory.
+"""The first steps of a real run of a model with few layers, in a process of its own: their time and memory.
 
     python -m trine.estimate.probe < JOB
 
-prints a JSON line for each step done, and stops before the step that would end after the job's seconds. The copy has
-fewer layers; the loss, the optimizers and a micro-batch are the run's own, the tokens are random.
+runs `train.loop.fit` itself, so that whatever a run does to be fast or small is in the figures, on random tokens in
+the job's folder. It prints a JSON line for each step, stops before the step that would end after the job's seconds,
+then tells what a forward pass keeps for the backward pass. No checkpoint is written.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel
 from torch.profiler import ProfilerActivity, profile
 
 from trine.data.loader import Batch
+from trine.data.shards import ShardWriter, token_dtype, write_index
 from trine.errors import TrineError
 from trine.estimate.shape import build, parse_shape
-from trine.model.afmoe import Afmoe
+from trine.manifest import publish
+from trine.model.config import ModelConfig
 from trine.model.hf import LanguageModel
-from trine.model.init import init_model
 from trine.optim.config import OptimConfig
-from trine.optim.groups import build_optimizers
+from trine.train import loop
 from trine.train.config import TrainConfig
-from trine.train.meters import StepMeter, used_bytes
-from trine.train.setup import deterministic, pick_device
-from trine.train.step import train_step
+from trine.train.meters import used_bytes
+from trine.train.metrics import Unwatched
+from trine.train.setup import pick_device
 
-STEPS = 3
-"""The first pays for what is made once; the others are timed."""
-_DOCUMENT = 512
+STEPS = 5
+"""At most. The first pays for what is made once; the others are timed."""
+_DOCUMENTS, _LONGEST = 400, 1024
 _SAMPLE_SECONDS = 0.005
+
+
+class ProbeTimeout(TrineError):
+    """Not even one step ended in time."""
 
 
 class Job(BaseModel):
@@ -48,60 +57,74 @@ class Job(BaseModel):
     shape: dict[str, Any]
     optim: OptimConfig
     train: TrainConfig
-    micro_batches: int
-    rows: int
-    """Sequences in a micro-batch."""
+    """With the batch of the probe, and as many steps as make its FLOPs those of the run."""
+    vocabulary: int
     seconds: float
     memory: int
     """Bytes it may take."""
+    folder: str = ""
 
 
 @dataclass(frozen=True)
-class StepCost:
-    """One step of a probe."""
+class Costs:
+    """What a probe found."""
 
-    seconds: dict[str, float]
-    """By part: forward, backward, optimizer."""
+    seconds: list[dict[str, float]]
+    """Of each step by part: data, forward, backward, optimizer."""
     peak: int
     """Most bytes taken since the process began its work."""
-    activations: int
-    """Bytes that one micro-batch's forward pass leaves for its backward pass."""
+    activations: int | None
+    """Bytes that one micro-batch's forward pass leaves for its backward pass; None when there was no time."""
 
 
-def run_probe(job: Job, limit: float) -> list[StepCost]:
-    """Run `job` in a fresh process; what it finished before `limit` seconds. Empty when its memory did not do.
+def run_probe(job: Job, limit: float) -> Costs | None:
+    """Run `job` in a fresh process, for at most `limit` seconds. None when its memory was too short.
 
-    Raises TrineError when it failed for another reason.
+    Raises ProbeTimeout when no step ended in time, TrineError when it failed for another reason.
     """
     command = [sys.executable, "-m", "trine.estimate.probe"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as child,
+    ):
         try:
-            out, err = child.communicate(job.model_dump_json().encode(), timeout=limit)
+            text = job.model_copy(update={"folder": folder}).model_dump_json()
+            out, err = child.communicate(text.encode(), timeout=limit)
         except subprocess.TimeoutExpired:
             child.kill()
             out, err = child.communicate()
-        lines = out.splitlines()
-    if not lines and child.returncode > 0:
+    said = [json.loads(line) for line in out.splitlines() if line.endswith(b"}")]
+    if child.returncode > 0:
         raise TrineError(f"the probe failed: {err.decode(errors='replace').strip().splitlines()[-1]}")
-    return [StepCost(**json.loads(line)) for line in lines if line.endswith(b"}")]
+    steps = [one for one in said if "seconds" in one]
+    if child.returncode == -signal.SIGABRT or any("short" in one for one in said):
+        return None
+    if not steps:
+        raise ProbeTimeout(f"no step of the probe ended within {limit:.0f} s")
+    kept = next((one["activations"] for one in said if "activations" in one), None)
+    return Costs([one["seconds"] for one in steps], max(one["peak"] for one in steps), kept)
 
 
 def main() -> None:
-    """Read a job, run it, print each step."""
+    """Read a job, run it, print what it takes."""
     job = Job.model_validate_json(sys.stdin.read())
-    device = pick_device(job.train.device)
-    base = used_bytes(device)
-    if device.type == "cpu":
+    peak = Peak(pick_device(job.train.device))
+    if peak.device.type == "cpu":
         _bound(job.memory)
     try:
-        with deterministic(job.train), Peak(device, base) as peak:
-            for cost in _steps(job, device, peak):
-                print(json.dumps(asdict(cost)), flush=True)
+        _fit(job, peak)
     except MemoryError:
-        return
+        _say({"short": "memory"})
     except RuntimeError as error:  # torch's allocator, and threads that find no room for their stack
         if not any(word in str(error) for word in ("memory", "new thread")):
             raise
+        _say({"short": "memory"})
+    os._exit(0)  # threads that prepare batches nobody waits for
+
+
+def _say(record: dict[str, Any]) -> None:
+    print(json.dumps(record), flush=True)
 
 
 def _bound(more: int) -> None:
@@ -113,36 +136,50 @@ def _bound(more: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _steps(job: Job, device: torch.device, peak: Peak) -> Iterator[StepCost]:
-    until = time.monotonic() + job.seconds
-    model = build(parse_shape(job.shape))
-    if isinstance(model, Afmoe):
-        init_model(model, job.train.seed)
-    model.to(device).train()
-    model.compute_dtype = getattr(torch, job.train.dtype)
-    model.recompute = job.train.recompute
-    optimizers = build_optimizers(model, job.optim)
-    activations = 0
-    for step in range(STEPS):
-        began = time.monotonic()
-        batches = [_batch(job, model, step * job.micro_batches + i).to(device) for i in range(job.micro_batches)]
-        meter = StepMeter(device)
-        train_step(model, optimizers, batches, job.train, job.optim.clip_norm, 1.0, meter)
-        if step == 0:
+class _Done(Exception):
+    """Enough steps were run."""
+
+
+def _fit(job: Job, peak: Peak) -> None:
+    shape, train, folder = parse_shape(job.shape), job.train, Path(job.folder)
+    _write_tokens(folder / "tokens", job.vocabulary)
+    if not isinstance(shape, ModelConfig):
+        (folder / "start").mkdir()
+        (folder / "start" / "config.json").write_text("{}")
+        train = train.model_copy(update={"init_from": str(folder / "start")})
+    run_step, until, times = loop.train_step, time.monotonic() + job.seconds, list[float]()
+
+    def step(model: LanguageModel, optimizers: Any, micro_batches: list[Batch], *rest: Any) -> Any:
+        times.append(time.monotonic())
+        if len(times) > STEPS or (len(times) > 1 and 2 * times[-1] - times[-2] > until):
             optimizers.zero_grad()
-            activations = _kept_by_forward(model, batches[0])
-        yield StepCost(meter.seconds, peak.bytes(), activations)
-        if 2 * time.monotonic() - began > until:
-            return
+            _say({"activations": _kept_by_forward(model, micro_batches[0])})
+            raise _Done
+        return run_step(model, optimizers, micro_batches, *rest)
+
+    class Teller(Unwatched):
+        def on_step(self, record: dict[str, Any]) -> None:
+            _say({"seconds": record["time"], "peak": peak.bytes(record["memory_bytes"])})
+
+    loop.train_step = step
+    loop.load_model = lambda path: build(shape)
+    model = shape if isinstance(shape, ModelConfig) else ModelConfig()
+    peak.start()
+    try:
+        loop.fit(model, job.optim, train, folder / "tokens", folder / "run", Teller())
+    except _Done:
+        return
 
 
-def _batch(job: Job, model: LanguageModel, index: int) -> Batch:
-    """Random tokens in documents of 512."""
-    size, vocabulary = (job.rows, job.train.sequence_length), model.output_weight.shape[0]
-    generator = torch.Generator().manual_seed(index)
-    tokens, targets = (torch.randint(0, vocabulary, size, generator=generator) for _ in range(2))
-    ids = (torch.arange(size[1], dtype=torch.int32) // _DOCUMENT).expand(size)
-    return Batch(tokens, targets, ids if job.train.document_mask else None)
+def _write_tokens(folder: Path, vocabulary: int) -> None:
+    """A token folder of documents of random tokens."""
+    rng = np.random.default_rng(0)
+    with publish(folder, "tokens") as out:
+        with ShardWriter(out, "train", token_dtype(vocabulary), 1 << 30) as writer:
+            for _ in range(_DOCUMENTS):
+                writer.add(rng.integers(0, vocabulary, int(rng.integers(1, _LONGEST))), 1)
+        sizes = np.ones(vocabulary, dtype=np.uint16)
+        write_index(out, {"train": writer.summary()}, sizes, bos=0, eos=1, tokenizer_sha256="none")
 
 
 def _kept_by_forward(model: LanguageModel, batch: Batch) -> int:
@@ -160,26 +197,22 @@ def _kept_by_forward(model: LanguageModel, batch: Batch) -> int:
 class Peak:
     """Follows the memory of this process every five milliseconds."""
 
-    def __init__(self, device: torch.device, base: int) -> None:
-        self._device, self._base, self._most, self._done = device, base, base, threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._base = self._most = used_bytes(device)
 
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
+    def start(self) -> None:
+        threading.Thread(target=self._follow, daemon=True).start()
 
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def bytes(self) -> int:
-        """The most seen so far, less what there was at the start."""
-        self._most = max(self._most, used_bytes(self._device))
+    def bytes(self, seen: int = 0) -> int:
+        """The most so far, `seen` included, less what there was at first."""
+        self._most = max(self._most, seen, used_bytes(self.device))
         return self._most - self._base
 
     def _follow(self) -> None:
-        while not self._done.wait(_SAMPLE_SECONDS):
+        while True:
             self.bytes()
+            time.sleep(_SAMPLE_SECONDS)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ weights, gradients and optimizer state with the number of layers.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,19 +15,23 @@ from statistics import median
 
 import torch
 
-from trine.estimate.probe import STEPS, Job, StepCost, run_probe
+from trine.estimate.probe import STEPS, Costs, Job, ProbeTimeout, run_probe
 from trine.estimate.shape import Shape, dump_shape, layer_kinds, with_layers
 from trine.estimate.size import Size, measure_size
 from trine.optim.config import OptimConfig
 from trine.progress import Progress
-from trine.train.config import TrainConfig
+from trine.train.config import EvalConfig, TrainConfig
 from trine.train.meters import peak_flops
 from trine.train.setup import pick_device, threads
 
 BUDGET_SECONDS = 20.0
 """All probes of a plan together."""
-_USUAL_MFU = 0.1
-"""Guess of a small model's, to choose the first probe's size."""
+_USUAL_MFU = 0.2
+"""Guess, to choose the first probe's depth."""
+_START_SECONDS = 6.0
+"""Guess of what a process needs before its first step."""
+_FEWEST = 3.5
+"""Steps that a second probe should have time for."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Trial:
 
     step_seconds: float
     parts: dict[str, float]
-    """forward, backward, optimizer."""
+    """data, forward, backward, optimizer."""
     activations: int
     """What a micro-batch's forward pass keeps for the backward pass, bytes."""
     working: int
@@ -56,97 +61,130 @@ class _Point:
     seconds: dict[str, float]
     working: int
     activations: int
-    steps: int
 
 
 def run_trial(shape: Shape, optim: OptimConfig, train: TrainConfig, memory: int, progress: Progress) -> Trial | None:
-    """Probe at one or two depths within twenty seconds; None when `memory` bytes do not even hold the smallest."""
-    began, kinds = time.monotonic(), layer_kinds(shape)
-    full = measure_size(shape, optim, train.sequence_length)
-    probe = _Prober(shape, optim, train, memory, progress, began)
-    kept = sorted({kinds.index(kind) for kind in kinds})
-    points = [probe.run(kept, 0.45)]
-    deeper = probe.deeper(kept, points[0]) if points[0] else kept
-    if len(deeper) > len(kept):
-        points.append(probe.run(deeper, 1.0))
-    found = [point for point in points if point is not None]
-    if not found:
-        return None
-    return _extrapolate(found, full, len(kinds), probe, time.monotonic() - began)
+    """Probe the whole model, or two depths of it, within twenty seconds.
+
+    None when `memory` bytes do not hold the smallest depth. Raises ProbeTimeout when there was no time for a step.
+    """
+    prober = _Prober(shape, optim, train, memory, progress)
+    kinds = layer_kinds(shape)
+    least, points = sorted({kinds.index(kind) for kind in kinds}), list[_Point]()
+    depth: Sequence[int] = range(len(kinds)) if prober.affords_all() else least
+    while len(points) < 2 and len(depth) > (points[-1].layers if points else 0):
+        try:
+            point = prober.run(depth)
+        except ProbeTimeout:
+            if not points:
+                raise
+            break
+        if point is None and len(depth) == len(least):
+            break
+        points += [point] if point else []
+        depth = prober.deeper(least, point) if point else least
+    return _extrapolate(points, prober) if points else None
 
 
 class _Prober:
     """Runs probes of one config until the time for them is spent."""
 
-    def __init__(
-        self, shape: Shape, optim: OptimConfig, train: TrainConfig, memory: int, progress: Progress, began: float
-    ) -> None:
-        self.shape, self.optim, self.train, self.memory = shape, optim, train, memory
-        self.progress, self.began = progress, began
-        self.overhead = 0.0
+    def __init__(self, shape: Shape, optim: OptimConfig, train: TrainConfig, memory: int, progress: Progress) -> None:
+        self.shape, self.optim, self.train, self.memory, self.progress = shape, optim, train, memory, progress
+        self.began, self.overhead = time.monotonic(), _START_SECONDS
+        self.full = self._size(range(len(layer_kinds(shape))))
         self.micro_batches = min(2, train.batch_sequences // train.micro_batch_sequences)
         self.rows = train.micro_batch_sequences
+        rate = peak_flops(pick_device(train.device), getattr(torch, train.dtype), threads(train))
+        self.flops = _USUAL_MFU * rate
         kinds = layer_kinds(shape)
-        least = measure_size(with_layers(shape, sorted({kinds.index(kind) for kind in kinds})), optim, self._length)
-        rate = _USUAL_MFU * peak_flops(pick_device(train.device), getattr(torch, train.dtype), threads(train))
-        per_row = STEPS * self.micro_batches * self._length * least.flops_per_token / rate
-        while self.rows > 1 and self.rows * per_row > BUDGET_SECONDS / 2:
+        least = self._size(sorted({kinds.index(kind) for kind in kinds}))
+        while self.rows > 1 and STEPS * self._step_seconds(least) > BUDGET_SECONDS / 2:
             self.rows //= 2
 
     @property
-    def _length(self) -> int:
-        return self.train.sequence_length
+    def elapsed(self) -> float:
+        """Seconds since the first probe was thought of."""
+        return time.monotonic() - self.began
+
+    def affords_all(self) -> bool:
+        """Whether the whole model's first steps are likely to end in time and to fit."""
+        return self._left() > STEPS * self._step_seconds(self.full) and self.full.static < 0.5 * self.memory
 
     def _left(self) -> float:
-        return BUDGET_SECONDS - (time.monotonic() - self.began)
+        return BUDGET_SECONDS - self.elapsed - self.overhead
 
-    def run(self, kept: Sequence[int], share: float) -> _Point | None:
-        """A probe with the layers `kept`, which may take `share` of the time that is left."""
-        self.progress(0, None, f"plan: a few steps with {len(kept)} layers")
-        cut, began, left = with_layers(self.shape, kept), time.monotonic(), self._left()
-        job = Job(
-            shape=dump_shape(cut),
+    def _size(self, kept: Sequence[int]) -> Size:
+        return measure_size(with_layers(self.shape, kept), self.optim, self.train.sequence_length)
+
+    def _step_seconds(self, size: Size) -> float:
+        return self.micro_batches * self.rows * self.train.sequence_length * size.flops_per_token / self.flops
+
+    def run(self, kept: Sequence[int]) -> _Point | None:
+        """A probe with the layers `kept`. None when memory or time is too short for a step."""
+        self.progress(0, None, f"plan: first steps with {len(kept)} of {len(layer_kinds(self.shape))} layers")
+        size, began = self._size(kept), time.monotonic()
+        share = 1.0 if len(kept) == len(layer_kinds(self.shape)) else 0.4
+        costs = run_probe(self._job(kept, size, self._left() * share), BUDGET_SECONDS - self.elapsed)
+        if costs is None:
+            return None
+        stepping = sum(sum(parts.values()) for parts in costs.seconds)
+        self.overhead = max(0.0, time.monotonic() - began - stepping)
+        return _point(len(kept), size, costs)
+
+    def _job(self, kept: Sequence[int], size: Size, seconds: float) -> Job:
+        train, rows = self.train, self.micro_batches * self.rows
+        work = train.steps * train.batch_sequences * self.full.flops_per_token
+        steps = max(train.steps, STEPS + 1, math.ceil(work / (rows * size.flops_per_token)))
+        changes = {
+            "steps": steps,
+            "batch_sequences": rows,
+            "micro_batch_sequences": self.rows,
+            "checkpoint_every_steps": steps,
+            "eval": EvalConfig(every_steps=steps, sets=()),
+            "init_from": None,
+            "packing": "carry_over",
+            "track": (),
+        }
+        return Job(
+            shape=dump_shape(with_layers(self.shape, kept)),
             optim=self.optim,
-            train=self.train,
-            micro_batches=self.micro_batches,
-            rows=self.rows,
-            seconds=max(1.0, left * share - self.overhead),
+            train=train.model_copy(update=changes),
+            vocabulary=size.vocabulary,
+            seconds=seconds,
             memory=self.memory,
         )
-        costs = run_probe(job, left)
-        if not costs:
-            return None
-        self.overhead = max(0.0, time.monotonic() - began - sum(sum(one.seconds.values()) for one in costs))
-        return _point(len(kept), measure_size(cut, self.optim, self._length), costs)
 
-    def deeper(self, kept: list[int], point: _Point) -> list[int]:
-        """`kept` and as many of the other layers, first ones first, as the time and memory left allow."""
-        layers = list(range(len(layer_kinds(self.shape))))
-        chosen = list(kept)
-        for layer in (i for i in layers if i not in kept):
-            trial = sorted([*chosen, layer])
-            size = measure_size(with_layers(self.shape, trial), self.optim, self._length)
+    def deeper(self, least: list[int], point: _Point) -> list[int]:
+        """`least` and as many of the other layers, first ones first, as the time and memory left allow."""
+        chosen = list(least)
+        for layer in (i for i in range(len(layer_kinds(self.shape))) if i not in least):
+            more = sorted([*chosen, layer])
+            size = self._size(more)
             seconds = sum(point.seconds.values()) * size.flops_per_token / point.size.flops_per_token
-            bytes_needed = size.static + point.working * len(trial) / len(kept)
-            if self.overhead + (STEPS + 0.5) * seconds > self._left() or bytes_needed > self.memory:
+            if _FEWEST * seconds > self._left() or size.static + 2 * point.working * len(more) > self.memory * len(
+                least
+            ):
                 break
-            chosen = trial
+            chosen = more
         return chosen
 
 
-def _point(layers: int, size: Size, costs: list[StepCost]) -> _Point:
-    timed = costs[1:] or costs
+def _point(layers: int, size: Size, costs: Costs) -> _Point:
+    timed = costs.seconds[1:] or costs.seconds
+    working = max(0, costs.peak - size.static)
     return _Point(
         layers=layers,
         size=size,
-        seconds={part: median(one.seconds[part] for one in timed) for part in costs[0].seconds},
-        working=max(0, max(one.peak for one in costs) - size.static),
-        activations=max(one.activations for one in costs),
-        steps=len(costs),
+        seconds={part: median(one[part] for one in timed) for part in timed[0]},
+        working=working,
+        activations=min(working, working if costs.activations is None else costs.activations),
     )
 
 
-def _extrapolate(points: list[_Point], full: Size, layers: int, probe: _Prober, seconds: float) -> Trial:
+def _extrapolate(points: list[_Point], prober: _Prober) -> Trial:
+    full, layers = prober.full, len(layer_kinds(prober.shape))
+
     def along(x: Callable[[_Point], float], y: Callable[[_Point], float], at: float) -> float:
         first, last = points[0], points[-1]
         if x(first) == x(last):
@@ -154,12 +192,13 @@ def _extrapolate(points: list[_Point], full: Size, layers: int, probe: _Prober, 
         slope = max(0.0, (y(last) - y(first)) / (x(last) - x(first)))
         return y(last) + slope * (at - x(last))
 
-    train = probe.train
-    rows = train.micro_batch_sequences / probe.rows
-    work = rows * train.batch_sequences / train.micro_batch_sequences / probe.micro_batches
+    train = prober.train
+    rows = train.micro_batch_sequences / prober.rows
+    work = rows * train.batch_sequences / train.micro_batch_sequences / prober.micro_batches
     parts = {
         part: along(lambda p: p.size.flops_per_token, lambda p, part=part: p.seconds[part], full.flops_per_token) * work
-        for part in ("forward", "backward")
+        for part in points[-1].seconds
+        if part != "optimizer"
     }
     parts["optimizer"] = along(
         lambda p: p.size.layer_parameters, lambda p: p.seconds["optimizer"], full.layer_parameters
@@ -172,5 +211,5 @@ def _extrapolate(points: list[_Point], full: Size, layers: int, probe: _Prober, 
         activations=round(activations * rows),
         working=round(working + activations * (rows - 1)),
         layers=points[-1].layers,
-        seconds=seconds,
+        seconds=prober.elapsed,
     )
