@@ -71,7 +71,7 @@ def test_a_trial_of_a_model_within_the_time_has_all_layers() -> None:
     trial = run_trial(SHAPE, OPTIM, TRAIN, 1 << 33, silent)
     assert trial is not None
     assert trial.layers == 8
-    assert trial.step_seconds == pytest.approx(sum(trial.parts.values()))
+    assert trial.step_seconds(1.0) == pytest.approx(sum(trial.parts.values()))
     assert trial.working > trial.activations
 
 
@@ -90,6 +90,17 @@ def test_what_fits_is_not_refused_and_needs_no_advice() -> None:
     assert plan["work"]["tokens"] == 8 * 64 * TRAIN.steps
     assert plan["memory"]["peak"] is None
     assert plan["time"] is None
+
+
+def test_phases_count_each_with_its_length_and_batch() -> None:
+    phases = {"phases": ({"begin_tokens": 5120, "sequence_length": 128, "micro_batch_sequences": 8},)}
+    train = TrainConfig.model_validate(TRAIN.model_dump() | {"steps": 30} | phases)
+    plan = make_plan(SHAPE, OPTIM, train, ROOMY, probe=False)
+    assert plan["work"]["tokens"] == 10 * 8 * 64 + 20 * 8 * 128
+    flops = [measure_size(SHAPE, OPTIM, length).flops_per_token for length in (64, 128)]
+    assert plan["work"]["flops"] == pytest.approx(8 * (10 * 64 * flops[0] + 20 * 128 * flops[1]))
+    assert plan["memory"]["loss_chunk"] == 8 * 128 * 97 * 4
+    assert plan["work"]["tokens_per_step"] == 8 * 128
 
 
 def test_too_little_memory_and_disk_name_changes_that_would_do() -> None:

@@ -47,7 +47,7 @@ def _text(plan: dict[str, Any]) -> str:
     model, work, memory, disk, time = (plan[name] for name in ("model", "work", "memory", "disk", "time"))
     lines = [
         f"model      {model['parameters']:,} parameters, {model['active']:,} active for a token",
-        f"work       {work['steps']:,} steps of {work['tokens_per_step']:,} tokens = {work['tokens']:,}; "
+        f"work       {work['steps']:,} steps, {work['tokens']:,} tokens, mostly {work['tokens_per_step']:,} a step; "
         f"{work['flops_per_token'] / 1e6:,.1f} MFLOPs a token, {work['flops']:.2e} in all",
         f"memory     {'at least ' if memory['peak'] is None else ''}{_size(memory['needed'])} of "
         f"{_size(memory['available'])} free",

@@ -17,6 +17,7 @@ from trine.progress import Progress, silent
 from trine.train.config import TrainConfig
 from trine.train.meters import used_bytes
 from trine.train.setup import pick_device
+from trine.train.timeline import Span, Timeline
 
 _LOGIT_BYTES = 4
 
@@ -31,17 +32,19 @@ def make_plan(
 ) -> dict[str, Any]:
     """The plan as JSON values: model, work, memory, disk and time; `fits` and, where it does not, `advice`.
 
-    Without `probe`, only what follows from shapes: `memory.peak` and `time` are None.
+    Memory is that of the largest micro-batch of any phase. Without `probe`, only what follows from shapes is told:
+    `memory.peak` and `time` are None.
     """
-    size = measure_size(shape, optim, train.sequence_length)
+    spans = Timeline(train, optim.schedule).spans
+    largest = max(spans, key=_micro_batch_tokens).train
+    size = measure_size(shape, optim, largest.sequence_length)
     trial, note = None, None
     if probe and size.static < machine.memory:
         try:
-            trial = run_trial(shape, optim, train, machine.memory, progress)
+            trial = run_trial(shape, optim, largest, machine.memory, progress)
         except ProbeTimeout as error:
             note = f"{error}: time and the peak of memory are not known"
-    per_step = train.batch_sequences * train.sequence_length
-    memory, disk = _memory(size, train, trial, machine), _disk(size, train, machine)
+    memory, disk = _memory(size, largest, trial, machine), _disk(size, train, machine)
     plan: dict[str, Any] = {
         "model": {
             "parameters": size.parameters,
@@ -49,24 +52,38 @@ def make_plan(
             "layers": len(layer_kinds(shape)),
             "vocabulary": size.vocabulary,
         },
-        "work": {
-            "steps": train.steps,
-            "tokens_per_step": per_step,
-            "tokens": per_step * train.steps,
-            "flops_per_token": size.flops_per_token,
-            "flops": size.flops_per_token * per_step * train.steps,
-        },
+        "work": _work(shape, optim, spans),
         "machine": {"device": machine.device, "threads": machine.threads},
         "memory": memory,
         "disk": disk,
-        "time": None if trial is None else _time(trial, train),
         "note": note,
     }
+    flops = size.flops_per_token * largest.batch_sequences * largest.sequence_length
+    plan["time"] = None if trial is None else _time(trial, flops, plan["work"])
     plan["fits"] = {"memory": memory["needed"] <= machine.memory, "disk": disk["needed"] <= machine.disk}
     if probe and trial is None and note is None:
         plan["fits"]["memory"] = False
-    plan["advice"] = advise(shape, optim, train, size, trial, machine, plan)
+    plan["advice"] = advise(shape, optim, largest, size, trial, machine, plan)
     return plan
+
+
+def _micro_batch_tokens(span: Span) -> tuple[int, int]:
+    train = span.train
+    return train.micro_batch_sequences * train.sequence_length, train.batch_sequences
+
+
+def _work(shape: Shape, optim: OptimConfig, spans: list[Span]) -> dict[str, Any]:
+    """Steps, tokens and FLOPs; those of one step are of the settings that most steps have."""
+    lengths = {span.train.sequence_length for span in spans}
+    per_token = {length: measure_size(shape, optim, length).flops_per_token for length in lengths}
+    usual = max(spans, key=lambda span: span.steps)
+    return {
+        "steps": sum(span.steps for span in spans),
+        "tokens": spans[-1].end_token,
+        "tokens_per_step": usual.tokens_per_step,
+        "flops_per_token": per_token[usual.train.sequence_length],
+        "flops": sum((span.end_token - span.first_token) * per_token[span.train.sequence_length] for span in spans),
+    }
 
 
 def _memory(size: Size, train: TrainConfig, trial: Trial | None, machine: Machine) -> dict[str, Any]:
@@ -99,10 +116,14 @@ def _disk(size: Size, train: TrainConfig, machine: Machine) -> dict[str, Any]:
     }
 
 
-def _time(trial: Trial, train: TrainConfig) -> dict[str, Any]:
+def _time(trial: Trial, flops: float, work: dict[str, Any]) -> dict[str, Any]:
+    """Seconds, from those of a step of `flops`. Evaluations and checkpoints come on top."""
+    usual = work["flops_per_token"] * work["tokens_per_step"] / flops
+    mean = work["flops"] / work["steps"] / flops
+    optimizer = trial.parts["optimizer"]
     return {
-        "step_seconds": trial.step_seconds,
-        "parts": trial.parts,
-        "steps_seconds": trial.step_seconds * train.steps,
+        "step_seconds": trial.step_seconds(usual),
+        "parts": {part: seconds * usual for part, seconds in trial.parts.items()} | {"optimizer": optimizer},
+        "steps_seconds": trial.step_seconds(mean) * work["steps"],
         "probe": {"layers": trial.layers, "seconds": trial.seconds},
     }

@@ -38,9 +38,8 @@ _FEWEST = 3.5
 class Trial:
     """What a full step is expected to cost."""
 
-    step_seconds: float
     parts: dict[str, float]
-    """data, forward, backward, optimizer."""
+    """Seconds by part: data, forward, backward, optimizer."""
     activations: int
     """What a micro-batch's forward pass keeps for the backward pass, bytes."""
     working: int
@@ -50,6 +49,11 @@ class Trial:
     """Most layers that a probe had."""
     seconds: float
     """Time the probes took."""
+
+    def step_seconds(self, work: float = 1.0) -> float:
+        """Seconds of a step with `work` times the FLOPs of the step that was probed."""
+        update = self.parts["optimizer"]
+        return update + work * (sum(self.parts.values()) - update)
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,10 @@ class _Prober:
             "eval": EvalConfig(every_steps=steps, sets=()),
             "init_from": None,
             "packing": "carry_over",
+            "mix": None,
+            "batch_ramp": None,
+            "phases": (),
+            "bad_batches": None,
             "track": (),
         }
         return Job(
@@ -204,9 +212,10 @@ def _extrapolate(points: list[_Point], prober: _Prober) -> Trial:
         lambda p: p.size.layer_parameters, lambda p: p.seconds["optimizer"], full.layer_parameters
     )
     activations = along(lambda p: p.layers, lambda p: p.activations, layers)
-    working = along(lambda p: p.layers, lambda p: p.working, layers)
+    working = points[-1].working + activations - points[-1].activations
+    if len(points) > 1:
+        working = along(lambda p: p.layers, lambda p: p.working, layers)
     return Trial(
-        step_seconds=sum(parts.values()),
         parts=parts,
         activations=round(activations * rows),
         working=round(working + activations * (rows - 1)),
