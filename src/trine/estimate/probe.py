@@ -45,6 +45,8 @@ STEPS = 5
 """At most. The first pays for what is made once; the others are timed."""
 _DOCUMENTS, _LONGEST = 400, 1024
 _SAMPLE_SECONDS = 0.005
+_COMPILE_SECONDS = 300.0
+"""For a first step that compiles; torch keeps the result, so that the run itself need not."""
 
 
 class ProbeTimeout(TrineError):
@@ -60,8 +62,11 @@ class Job(BaseModel):
     """With the batch of the probe, and as many steps as make its FLOPs those of the run."""
     vocabulary: int
     seconds: float
+    """No step is begun that would end later than so many seconds after the first, when it compiles, or the start."""
     memory: int
     """Bytes it may take."""
+    limit: float = 0
+    """Seconds after which it ends whatever it does."""
     folder: str = ""
 
 
@@ -75,10 +80,13 @@ class Costs:
     """Most bytes taken since the process began its work."""
     activations: int | None
     """Bytes that one micro-batch's forward pass leaves for its backward pass; None when there was no time."""
+    compiled: bool
+    """Whether the first step compiled the model, in time that is not counted."""
 
 
 def run_probe(job: Job, limit: float) -> Costs | None:
-    """Run `job` in a fresh process, for at most `limit` seconds. None when its memory was too short.
+    """Run `job` in a fresh process, for at most `limit` seconds and what compiling takes. None when its memory was
+    too short.
 
     Raises ProbeTimeout when no step ended in time, TrineError when it failed for another reason.
     """
@@ -89,8 +97,8 @@ def run_probe(job: Job, limit: float) -> Costs | None:
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as child,
     ):
         try:
-            text = job.model_copy(update={"folder": folder}).model_dump_json()
-            out, err = child.communicate(text.encode(), timeout=limit)
+            text = job.model_copy(update={"folder": folder, "limit": limit}).model_dump_json()
+            out, err = child.communicate(text.encode(), timeout=limit + _COMPILE_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
             out, err = child.communicate()
@@ -103,7 +111,8 @@ def run_probe(job: Job, limit: float) -> Costs | None:
     if not steps:
         raise ProbeTimeout(f"no step of the probe ended within {limit:.0f} s")
     kept = next((one["activations"] for one in said if "activations" in one), None)
-    return Costs([one["seconds"] for one in steps], max(one["peak"] for one in steps), kept)
+    compiled = any("compiled" in one for one in said)
+    return Costs([one["seconds"] for one in steps], max(one["peak"] for one in steps), kept, compiled)
 
 
 def main() -> None:
@@ -148,10 +157,17 @@ def _fit(job: Job, peak: Peak) -> None:
         (folder / "start" / "config.json").write_text("{}")
         train = train.model_copy(update={"init_from": str(folder / "start")})
     run_step, until, times = loop.train_step, time.monotonic() + job.seconds, list[float]()
+    watchdog = _end_after(job.limit)
 
     def step(model: LanguageModel, optimizers: Any, micro_batches: list[Batch], *rest: Any) -> Any:
+        nonlocal until, watchdog
         times.append(time.monotonic())
-        if len(times) > STEPS or (len(times) > 1 and 2 * times[-1] - times[-2] > until):
+        if model.compiled and len(times) == 1:
+            watchdog.cancel()
+            _say({"compiled": True})
+        elif model.compiled and len(times) == 2:
+            until, watchdog = times[-1] + job.seconds, _end_after(job.limit)
+        elif len(times) > STEPS or (len(times) > 1 and 2 * times[-1] - times[-2] > until):
             optimizers.zero_grad()
             _say({"activations": _kept_by_forward(model, micro_batches[0])})
             raise _Done
@@ -169,6 +185,13 @@ def _fit(job: Job, peak: Peak) -> None:
         loop.fit(model, job.optim, train, folder / "tokens", folder / "run", Teller())
     except _Done:
         return
+
+
+def _end_after(seconds: float) -> threading.Timer:
+    timer = threading.Timer(seconds, os._exit, [0])
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _write_tokens(folder: Path, vocabulary: int) -> None:

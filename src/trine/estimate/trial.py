@@ -134,6 +134,8 @@ class _Prober:
             return None
         stepping = sum(sum(parts.values()) for parts in costs.seconds)
         self.overhead = max(0.0, time.monotonic() - began - stepping)
+        if costs.compiled:
+            self.began += sum(costs.seconds[0].values())
         return _point(len(kept), size, costs)
 
     def _job(self, kept: Sequence[int], size: Size, seconds: float) -> Job:
