@@ -145,6 +145,14 @@ def test_scale_multiplies_tokens_and_widths(tmp_path: Path) -> None:
         program(tmp_path, scale=0)
 
 
+def test_a_batch_ramp_counts_its_own_tokens_and_cannot_be_scaled(tmp_path: Path) -> None:
+    ramp = ["--train.batch_ramp", "{begin_sequences: 2, tokens: 960}"]
+    ramped, plain = program(tmp_path, options=ramp).runs()[0], program(tmp_path).runs()[0]
+    assert plain.tokens - ramped.tokens > 240
+    with pytest.raises(BadInput, match="leave them out"):
+        program(tmp_path, options=ramp, scale=2)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -22,6 +22,7 @@ from trine.manifest import digest_of
 from trine.model.config import ModelConfig
 from trine.recipe import VERB_OPTIONS, Config
 from trine.study.config import ArmConfig, GridConfig, StudyConfig
+from trine.train.timeline import Timeline
 
 DATA_SECTIONS = ("corpus", "tokenizer", "pack")
 
@@ -41,12 +42,17 @@ class RunSpec:
         ending = f"-{self.loaded.hash[:8]}"
         return next(self.arms.glob(f"*{ending}"), self.arms / f"{self.title}{ending}")
 
+    @cached_property
+    def timeline(self) -> Timeline:
+        """Steps to tokens."""
+        config = self.loaded.config
+        assert config.train is not None
+        return Timeline(config.train, config.optim.schedule)
+
     @property
     def tokens(self) -> int:
         """Tokens of the whole run."""
-        train = self.loaded.config.train
-        assert train is not None
-        return train.steps * train.batch_sequences * train.sequence_length
+        return self.timeline.tokens(self.timeline.train.steps)
 
     def result(self) -> dict[str, Any] | None:
         """What the finished run left; None while it is not finished."""
@@ -207,6 +213,8 @@ class Program:
         config = load_config(Config, self._bases[study], flat, verb_options=VERB_OPTIONS).config
         model, train, schedule = config.model or ModelConfig(), config.train, config.optim.schedule
         assert train is not None
+        if train.phases or train.batch_ramp:
+            raise BadInput(f"{self._bases[study]}: --scale cannot scale train.phases and batch_ramp; leave them out")
         width = math.sqrt(self.scale)
         values = {
             "train.steps": _times(train.steps, self.scale),

@@ -198,10 +198,7 @@ def _trained(program: Program) -> int:
     """Tokens trained on so far in all runs."""
     total = 0
     for spec in program.runs(presume=True):
-        train = spec.loaded.config.train
-        assert train is not None
-        steps = train.steps if spec.result() is not None else _step(spec)
-        total += steps * train.batch_sequences * train.sequence_length
+        total += spec.timeline.tokens(_step(spec)) if spec.result() is None else spec.tokens
     return total
 
 
