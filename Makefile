@@ -31,6 +31,8 @@ lint: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/loader.py
+	$(BIN)/python bench/tokenizer.py
+	$(BIN)/python bench/decode.py
 	$(BIN)/python bench/train_step.py $(ARGS)
 
 soak: $(VENV)/.ready-dev

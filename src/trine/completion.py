@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from trine.data.tokenizer import open_tokenizer, vocabulary_size
 from trine.errors import BadInput
-from trine.model.decode import generate
+from trine.model.decode import generate, keep_prompt
 from trine.model.hf import load_model
 from trine.model.hf_config import end_tokens
 from trine.model.sampling import Sampling
@@ -95,6 +95,7 @@ class TextModel:
         self.model = load_model(folder, dtype, device)
         ends = end_tokens(folder) | ({self.opened.eos} if self.opened.eos is not None else set())
         self.stop = frozenset(ends)
+        self.kept: Path | None = None
 
     def encode(self, prompt: str) -> list[int]:
         """The tokens of a text to go on from, with the token that begins a text. Raises BadInput for none."""
@@ -106,6 +107,11 @@ class TextModel:
     def encode_chat(self, messages: Messages) -> list[int]:
         """The tokens of a conversation in the chat template, up to where the answer begins. Raises BadInput."""
         return chat_tokens(self.folder, messages)
+
+    def keep(self, path: Path, prompts: Sequence[Sequence[int]]) -> None:
+        """Take what all prompts begin with from the prompt cache `path`, written now if it is new. Raises BadInput."""
+        keep_prompt(path, self.model, prompts)
+        self.kept = path
 
     def complete(
         self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, stop: Sequence[str] = ()
@@ -155,6 +161,7 @@ class TextModel:
             choices=vocabulary_size(tokenizer),
             streams=[row.stream for row in rows],
             ended=ended,
+            kept=self.kept,
         ):
             for i, token in fresh.items():
                 rows[i].tokens += 1

@@ -50,6 +50,10 @@ def generate(
     stop: Annotated[tuple[str, ...], Parameter(help="End before this text; may be given several times.")] = (),
     samples: Annotated[int, Parameter(help="Completions of each prompt.", validator=Number(gte=1))] = 1,
     batch: Annotated[int, Parameter(help="Completions computed at once, at most.", validator=Number(gte=1))] = 16,
+    prompt_cache: Annotated[
+        Path | None,
+        Parameter(help="Keep what all prompts begin with in this file, computed once; given again, it is read."),
+    ] = None,
     seed: int = 0,
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32",
     device: str = "cpu",
@@ -64,8 +68,9 @@ def generate(
         raise BadInput("--prompt and --prompts exclude each other")
     if system is not None and not chat:
         raise BadInput("--system goes with --chat")
-    if out is not None and not out.parent.is_dir():
-        raise BadInput(f"{out.parent}: no such folder; --out names a file to write in an existing one")
+    for option, path in (("--out", out), ("--prompt-cache", prompt_cache)):
+        if path is not None and not path.parent.is_dir():
+            raise BadInput(f"{path.parent}: no such folder; {option} names a file in an existing one")
     given = read_prompts(prompts) if prompts else [{"prompt": sys.stdin.read() if prompt is None else prompt}]
 
     from trine.completion import TextModel
@@ -75,6 +80,8 @@ def generate(
     folder = model / "model" if (model / "model" / "config.json").is_file() else model
     opened = TextModel(folder, dtype, device)
     tokens = [encode(opened, one, chat, system) for one in given]
+    if prompt_cache is not None:
+        opened.keep(prompt_cache, tokens)
     if prompts is None and samples == 1 and out is None:
         completion = _stream(opened, tokens[0], max_new_tokens, sampling, stop)
         text = completion if chat else given[0]["prompt"] + completion

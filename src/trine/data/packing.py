@@ -41,7 +41,7 @@ def pack_corpus(
             dtype = token_dtype(vocabulary_size(opened.tokenizer))
             with ShardWriter(folder, name, dtype, config.shard_tokens) as writer:
                 for rows in read_rows(corpus, name):
-                    _encode(opened, rows, writer, places, by_source)
+                    encode_rows(opened, rows, writer, places, by_source)
                     done += len(rows)
                     progress(done, total, "pack: documents")
             entries[name] = writer.summary()
@@ -54,7 +54,7 @@ def pack_corpus(
     return ledger
 
 
-def _encode(
+def encode_rows(
     opened: OpenTokenizer,
     rows: list[dict[str, str]],
     writer: ShardWriter,

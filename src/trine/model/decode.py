@@ -7,6 +7,7 @@ begin with is read once and copied.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from trine.errors import BadInput
 from trine.model.afmoe import Afmoe
 from trine.model.cache import Cache
 from trine.model.causal import CausalModel
+from trine.model.prompt_cache import load_prompt, read_tokens, save_prompt
 from trine.model.sampling import Sampling, choose
 
 _READ_TOKENS = 4096
@@ -127,6 +129,25 @@ def common_beginning(prompts: Sequence[Tokens]) -> int:
     return next((i for i in range(limit) if low[i] != high[i]), limit)
 
 
+def keep_prompt(path: Path, model: Afmoe | CausalModel, prompts: Sequence[Tokens]) -> None:
+    """Write what all prompts begin with to a prompt cache, or check one that exists. Raises BadInput."""
+    check_prompts(prompts, model.output_weight.shape[0])
+    if not isinstance(model, Afmoe):
+        raise BadInput(f"a prompt cache is kept for AFMoE models only; this one is {model.config.model_type}")
+    if path.exists():
+        read_tokens(path, prompts, model)
+        return
+    shared = list(prompts[0][: common_beginning(prompts)])
+    if not shared:
+        raise BadInput(
+            f"{path}: nothing to keep: a prompt cache holds what all prompts begin with, their last token apart"
+        )
+    context = AfmoeContext(model, len(shared))
+    with torch.no_grad():
+        context.read([shared])
+    save_prompt(path, context.cache, shared, model)
+
+
 def read_prompts(context: Context, prompts: Sequence[Tokens], held: int) -> Tensor:
     """Logits [B, V] after the prompts, of which a context of one row holds the first `held` tokens."""
     shared = common_beginning(prompts)
@@ -149,19 +170,23 @@ def generate(
     choices: int | None = None,
     streams: Sequence[int] | None = None,
     ended: set[int] | None = None,
+    kept: Path | None = None,
 ) -> Iterator[dict[int, int]]:
     """Yield, step by step, the new token of each prompt (by its place in `prompts`) that goes on.
 
     A prompt ends after `max_new_tokens`, at a token of `stop`, which is not yielded, or when the caller adds it to
     `ended`. `choices` bounds the ids that may be drawn: the tokenizer's size where the model's vocabulary is padded
-    beyond it. `streams` numbers the texts for their draws; default: their places. Raises BadInput for an empty or
-    foreign prompt.
+    beyond it. `streams` numbers the texts for their draws; default: their places. `kept` is a file of `keep_prompt`.
+    Raises BadInput for an empty or foreign prompt.
     """
     check_prompts(prompts, model.output_weight.shape[0])
     ended = set() if ended is None else ended
     numbers = range(len(prompts)) if streams is None else streams
     context = new_context(model, max(map(len, prompts)) + max_new_tokens)
-    logits = read_prompts(context, prompts, 0)
+    held = 0
+    if kept is not None and isinstance(context, AfmoeContext):
+        held = load_prompt(kept, context.cache, read_tokens(kept, prompts, context.model))
+    logits = read_prompts(context, prompts, held)
     live, histories = list(range(len(prompts))), [list(prompt) for prompt in prompts]
     for i in range(max_new_tokens):
         seen = [histories[row] for row in live]
@@ -171,10 +196,10 @@ def generate(
             histories[row].append(token)
         if fresh:
             yield fresh
-        kept = [place for place, row in enumerate(live) if row in fresh and row not in ended]
-        if not kept or i + 1 == max_new_tokens:
+        going = [place for place, row in enumerate(live) if row in fresh and row not in ended]
+        if not going or i + 1 == max_new_tokens:
             return
-        if len(kept) < len(live):
-            context.select(kept)
-            live = [live[place] for place in kept]
+        if len(going) < len(live):
+            context.select(going)
+            live = [live[place] for place in going]
         logits = context.read([[fresh[row]] for row in live])
