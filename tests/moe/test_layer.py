@@ -69,12 +69,12 @@ def loop_linear(x: torch.Tensor, weight: torch.Tensor, counts: torch.Tensor) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("counts", [[3, 0, 5, 1], [0, 0, 9, 0], [9, 0, 0, 0]])
+@pytest.mark.parametrize("counts", [[3, 0, 5, 1], [0, 0, 9, 0], [9, 0, 0, 0], [130, 0, 70, 64]])
 def test_grouped_product_equals_the_loop(dtype: torch.dtype, counts: list[int]) -> None:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(9, 16, generator=generator).to(dtype).requires_grad_()
+    x = torch.randn(sum(counts), 16, generator=generator).to(dtype).requires_grad_()
     weight = torch.randn(4, 24, 16, generator=generator).to(dtype).requires_grad_()
-    upstream = torch.randn(9, 24, generator=generator).to(dtype)
+    upstream = torch.randn(sum(counts), 24, generator=generator).to(dtype)
     results = []
     for form in (grouped_linear, loop_linear):
         out = form(x, weight, torch.tensor(counts))

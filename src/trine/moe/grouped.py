@@ -19,6 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _torch_grouped_mm = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
+_STRETCH = 64
+"""Longer products have a multiple of so many rows: oneDNN compiles a kernel for each new size and keeps about a
+thousand, and experts see a different number of tokens every time."""
 _WORTH_SHARING = 1 << 24
 """Multiplications below which one thread is faster than handing out."""
 
@@ -45,7 +48,7 @@ def _grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tenso
     out_MO = x_MI.new_empty(x_MI.shape[0], weight_EOI.shape[1])
 
     def product(expert: int, rows: slice) -> None:
-        torch.mm(x_MI[rows], weight_EOI[expert].mT, out=out_MO[rows])
+        _rows_product(x_MI[rows], weight_EOI[expert].mT, out_MO[rows])
 
     _for_each_expert(product, counts_E, x_MI.shape[0] * weight_EOI[0].numel())
     return out_MO
@@ -63,8 +66,8 @@ def _grouped_linear_backward(
     grad_x, grad_weight = torch.empty_like(x_MI), torch.empty_like(weight_EOI)
 
     def products(expert: int, rows: slice) -> None:
-        torch.mm(grad_MO[rows], weight_EOI[expert], out=grad_x[rows])
-        torch.mm(grad_MO[rows].mT, x_MI[rows], out=grad_weight[expert])
+        _rows_product(grad_MO[rows], weight_EOI[expert], grad_x[rows])
+        torch.mm(_whole_stretches(grad_MO[rows]).mT, _whole_stretches(x_MI[rows]), out=grad_weight[expert])
 
     _for_each_expert(products, counts_E, 2 * x_MI.shape[0] * weight_EOI[0].numel())
     return grad_x, grad_weight
@@ -84,6 +87,23 @@ def _backward(ctx: Any, grad_MO: Tensor) -> tuple[Tensor, Tensor, None]:
 
 
 _grouped_linear.register_autograd(_backward, setup_context=_keep)
+
+
+def _rows_product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """left @ right into `out`: whole stretches, then the rows beyond them padded to one; fewer than one as they are."""
+    whole = left.shape[0] // _STRETCH * _STRETCH
+    if whole == 0:
+        torch.mm(left, right, out=out)
+        return
+    torch.mm(left[:whole], right, out=out[:whole])
+    if whole < left.shape[0]:
+        out[whole:] = torch.mm(_whole_stretches(left[whole:]), right)[: left.shape[0] - whole]
+
+
+def _whole_stretches(x: Tensor) -> Tensor:
+    """`x` with zero rows added up to a multiple of `_STRETCH` rows."""
+    missing = -x.shape[0] % _STRETCH
+    return F.pad(x, (0, 0, 0, missing)) if missing else x
 
 
 def _for_each_expert(work: Callable[[int, slice], None], counts_E: Tensor, multiplications: int) -> None:
