@@ -67,7 +67,8 @@ def test_a_model_of_transformers_is_probed_too(tmp_path: Path) -> None:
     assert trial.layers == 2
 
 
-def test_a_trial_of_a_model_within_the_time_has_all_layers() -> None:
+def test_a_trial_of_a_model_within_the_time_has_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trine.estimate.trial.BUDGET_SECONDS", 300.0)
     trial = run_trial(SHAPE, OPTIM, TRAIN, 1 << 33, silent)
     assert trial is not None
     assert trial.layers == 8
