@@ -12,7 +12,6 @@ Both must agree on the likeliest next token of the prompts, up to ties of bf16.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from table import finish
 from transformers import AfmoeForCausalLM
 from transformers.generation.configuration_utils import CompileConfig
 
@@ -136,9 +136,7 @@ def main() -> int:
     print(f"{'row':18} {'trine':>8} {'transformers':>12} {'ratio':>6} {'goal':>5}   {options.threads} threads")
     for row in rows:
         print(f"{row['name']:18} {row['ours']:8} {row['peer']:12} {row['ratio']:6} {row['goal']:5}   {row['setting']}")
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    return int(any(row["ratio"] < row["goal"] for row in rows))
+    return finish(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the exit code is 1 when any failed. Rows: kill-train, kill-publish.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from table import finish
 
 from trine.data.shards import ShardWriter, token_dtype, write_index
 from trine.errors import TrineError
@@ -190,9 +190,7 @@ def main() -> int:
     rows = [run_row(name, options.trials, options.seconds) for name in options.row or ROWS]
     for row in rows:
         print(f"{row['name']:14} {row['ours']} trials passed, share {row['ratio']:.3f} (goal 1)")
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    return int(any(row["ratio"] < row["goal"] for row in rows))
+    return finish(rows, options.json)
 
 
 if __name__ == "__main__":

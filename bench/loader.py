@@ -8,7 +8,6 @@ The set is 64 M tokens in documents of log-normal length (median 600 tokens); a 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from table import finish
 
 from trine.data.loader import Stream, make_batch
 from trine.data.pack import TokenStream
@@ -71,9 +71,7 @@ def main() -> int:
         ratio = round(ours / goal, 3)
         rows.append({"name": name, "unit": "tok/s", "ours": round(ours), "peer": None, "ratio": ratio, "goal": 1.0})
         print(f"{name:18} {ours / 1e6:7.1f} M tok/s   goal {goal / 1e6:.0f} M   share {ratio}")
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    return int(any(row["ratio"] < row["goal"] for row in rows))
+    return finish(rows, options.json)
 
 
 if __name__ == "__main__":

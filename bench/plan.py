@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from table import finish
 
 SAMPLED, TIMED = 4, 5
 MEMORY_LIMIT, TIME_LIMIT = 0.05, 0.15
@@ -213,8 +214,7 @@ def main() -> None:
         return
     print(f"{'':28} {'planned':>9} {'measured':>9} {'MiB':>7}   {'planned':>7} {'measured':>7} {'s':>7}   probe")
     rows = [one for name in options.only for one in compare(name, CONFIGS[name])]
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    finish(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ python bench/startup.py [--rounds N] [--json FILE]
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from table import finish
 
 ROOT = Path(__file__).resolve().parents[1]
 TRINE = str(Path(sys.executable).with_name("trine"))
@@ -38,9 +39,7 @@ def main() -> int:
         ratio = round(limit / median, 3)
         rows.append({"name": name, "unit": "s", "ours": round(median, 3), "peer": None, "ratio": ratio, "goal": 1.0})
         print(f"{name:16} {median:6.3f} s   limit {limit} s   share {ratio}")
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    return int(any(row["ratio"] < row["goal"] for row in rows))
+    return finish(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ The text is Python's own documentation, repeated to the size asked for. Rounds a
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+
+from table import finish
 
 from trine.data.config import CorpusConfig, SourceConfig, TokenizerConfig
 from trine.data.corpus import build_corpus, read_rows
@@ -79,9 +80,7 @@ def main() -> int:
     }
     print(f"{'row':18} {'trine':>8} {'tokenizers':>10} {'ratio':>6} {'goal':>5}   {size / 1e6:.0f} MB")
     print(f"{row['name']:18} {row['ours']:8} {row['peer']:10} {row['ratio']:6} {row['goal']:5}")
-    if options.json:
-        options.json.write_text(json.dumps({"rows": [row]}, indent=1) + "\n")
-    return int(row["ratio"] < row["goal"])
+    return finish([row], options.json)
 
 
 if __name__ == "__main__":

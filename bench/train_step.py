@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from table import finish
 from torch.optim import _muon as torch_muon  # its Newton-Schulz, for the loop over expert matrices
 from transformers import AfmoeForCausalLM
 
@@ -265,8 +265,7 @@ def main() -> None:
     for one in rows:
         peer = "" if one["peer"] is None else f"{one['peer']:g}"
         print(f"{one['name']:20} {one['unit']:>9} {one['ours']:9g} {peer:>12} {one['ratio']:6} {one['goal']:5}")
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    finish(rows, options.json)
 
 
 if __name__ == "__main__":
