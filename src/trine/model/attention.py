@@ -30,7 +30,8 @@ class AttentionPlan:
     cos_TD: Tensor
     sin_TD: Tensor
     global_mask: Tensor | None
-    """Added to scores, [B or 1, 1, T, S]: 0 where a query may look, -inf elsewhere; None: plain causal."""
+    """[B or 1, 1, T, S]. Added to scores: 0 where a query may look, -inf elsewhere; bool, True there, when a cache made
+    the plan. None: plain causal."""
     local_mask: Tensor | None
     """The same for local layers; in block form [B or 1, blocks, window, 2 window] when `blocked`."""
     blocked: bool

@@ -48,12 +48,8 @@ class LayerCache:
         """Store the keys and values of the coming tokens; return all that their queries may look at."""
         coming = self.coming
         assert coming is not None, "Cache.plan comes before the layers"
-        if self.window is None:
-            for buffer, fresh in ((self.key, key_BHTD), (self.value, value_BHTD)):
-                buffer[coming.rows_B1, :, coming.slots_BT] = fresh.transpose(1, 2)
-            return self.key[:, :, : coming.end], self.value[:, :, : coming.end]
-        if coming.source_BW is None:
-            slots = coming.slots_BT % self.key.shape[2]
+        if self.window is None or coming.source_BW is None:
+            slots = coming.slots_BT if self.window is None else coming.slots_BT % self.key.shape[2]
             for buffer, fresh in ((self.key, key_BHTD), (self.value, value_BHTD)):
                 buffer[coming.rows_B1, :, slots] = fresh.transpose(1, 2)
             return self.key[:, :, : coming.end], self.value[:, :, : coming.end]

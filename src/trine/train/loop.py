@@ -79,6 +79,8 @@ class Run:
         self.model.compute_dtype = getattr(torch, plan.train.dtype)
         self.model.recompute = plan.train.recompute
         self.optimizers = build_optimizers(self.model, plan.optim)
+        lengths = {span.train.sequence_length for span in plan.timeline.spans}
+        self.token_flops = {length: training_flops(self.model, length) for length in lengths}
         self.environment = plan.environment | {"compiled": self._maybe_compile()}
         self.state = RunState(0, 0, 0, plan.fingerprint, self.environment)
         if self.checkpoint is not None:
@@ -129,7 +131,7 @@ class Run:
         if not isinstance(self.model, Afmoe):
             return "no"
         flops = sum(
-            span.steps * span.tokens_per_step * training_flops(self.model, span.train.sequence_length)
+            span.steps * span.tokens_per_step * self.token_flops[span.train.sequence_length]
             for span in self.plan.timeline.spans
         )
         if not wants_compile(self.plan.train, self.model, flops):
@@ -173,7 +175,7 @@ class Run:
     def _record(self, step: int, factor: float, result: StepResult, seconds: float, meter: StepMeter) -> dict[str, Any]:
         plan, router, span = self.plan, result.router, self.plan.timeline.span(step)
         tokens = plan.timeline.tokens(step)
-        flops = span.tokens_per_step * training_flops(self.model, span.train.sequence_length)
+        flops = span.tokens_per_step * self.token_flops[span.train.sequence_length]
         matrices = plan.optim.muon.lr if plan.optim.matrices == "muon" else plan.optim.adamw.lr
         record: dict[str, Any] = {
             "step": step,

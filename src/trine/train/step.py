@@ -59,13 +59,14 @@ def train_step(
 
     Raises Diverged before anything is updated when the loss or the gradient norm is not finite.
     """
-    targets = sum(int((batch.targets >= 0).sum()) for batch in micro_batches)
+    counts = [int((batch.targets >= 0).sum()) for batch in micro_batches]
+    targets = sum(counts)
     rows = sum(batch.tokens.shape[0] for batch in micro_batches)
     stats, losses = StepStats(), list[float]()
     meter = meter or StepMeter(micro_batches[0].tokens.device)
     ce_sum, z_sum, balance_sum = 0.0, 0.0, 0.0
     optimizers.zero_grad()
-    for batch in micro_batches:
+    for batch, count in zip(micro_batches, counts, strict=True):
         hidden, layer_stats = model.hidden(batch.tokens, batch.document_ids)
         loss, ce, z = chunked_cross_entropy(
             hidden.flatten(0, 1),
@@ -85,7 +86,7 @@ def train_step(
         loss.backward()
         meter.lap("backward")
         ce_sum += float(ce)
-        losses.append(float(ce) / max(int((batch.targets >= 0).sum()), 1))
+        losses.append(float(ce) / max(count, 1))
         z_sum += float(z)
         stats.add(layer_stats)
     grad_norm = float(clip_gradients(model.parameters(), clip_norm))
