@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -86,12 +86,8 @@ def generate(
         completion = _stream(opened, tokens[0], max_new_tokens, sampling, stop)
         text = completion if chat else given[0]["prompt"] + completion
         return Shown(given[0] | {"completion": completion}, "" if _same_terminal() else text)
-    done: list[Completion] = []
-    with watching() as watch:
-        for one in opened.complete_all(tokens, max_new_tokens, sampling, stop=stop, samples=samples, batch_rows=batch):
-            done.append(one)
-            watch.progress(len(done), len(given) * samples, "generate: completions")
-    done.sort(key=lambda one: (one.prompt, one.sample))
+    completions = opened.complete_all(tokens, max_new_tokens, sampling, stop=stop, samples=samples, batch_rows=batch)
+    done = _watched(completions, len(given) * samples)
     records = [given[one.prompt] | _record(one) for one in done]
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     if out is not None:
@@ -99,6 +95,16 @@ def generate(
     total = sum(one.tokens for one in done)
     summary = {"completions": len(done), "new_tokens": total} | ({"out": str(out)} if out else {"results": records})
     return Shown(summary, lines if out is None else f"{len(done)} completions, {total:,} new tokens: {out}")
+
+
+def _watched(completions: Iterable[Completion], total: int) -> list[Completion]:
+    """All of them in the prompts' order, progress shown while they come."""
+    done: list[Completion] = []
+    with watching() as watch:
+        for one in completions:
+            done.append(one)
+            watch.progress(len(done), total, "generate: completions")
+    return sorted(done, key=lambda one: (one.prompt, one.sample))
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:

@@ -19,6 +19,12 @@ from trine.weights.names import hub_parts
 _DEPTH_SCALED = ("post_attention_layernorm.weight", "post_mlp_layernorm.weight")
 
 
+def keyed_generator(name: str) -> torch.Generator:
+    """A generator of its own on the CPU for each `name`."""
+    key = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
+
+
 def init_tensor(name: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> Tensor:
     """The fp32 initial value of one Hub tensor.
 
@@ -31,10 +37,8 @@ def init_tensor(name: str, shape: tuple[int, ...], config: ModelConfig, seed: in
         return torch.zeros(shape)
     if len(shape) == 1:
         return torch.ones(shape)
-    key = hashlib.sha256(f"{seed}/init/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
     sigma = 0.5 / math.sqrt(config.hidden_size)
-    empty = torch.empty(shape)
+    empty, generator = torch.empty(shape), keyed_generator(f"{seed}/init/{name}")
     return nn.init.trunc_normal_(empty, std=sigma, a=-3 * sigma, b=3 * sigma, generator=generator)
 
 

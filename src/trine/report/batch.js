@@ -1,15 +1,5 @@
-"use strict";
-const view = JSON.parse(document.getElementById("data").textContent);
-const page = document.getElementById("page");
+const view = data;
 const HUES = 6;
-
-function add(parent, tag, text, className) {
-  const element = document.createElement(tag);
-  if (text !== undefined && text !== null) element.textContent = text;
-  if (className) element.className = className;
-  parent.append(element);
-  return element;
-}
 
 const count = (n) => Number(n).toLocaleString("en-US");
 const percent = (x) => (100 * x).toFixed(1) + " %";

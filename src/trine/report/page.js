@@ -1,15 +1,3 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const page = document.getElementById("page");
-
-function add(parent, tag, text, className) {
-  const element = document.createElement(tag);
-  if (text !== undefined && text !== null) element.textContent = text;
-  if (className) element.className = className;
-  parent.append(element);
-  return element;
-}
-
 function draw(parent, tag, attributes, text) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);

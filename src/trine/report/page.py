@@ -37,7 +37,7 @@ def render(files: RunFiles) -> str:
 
 def render_page(name: str, styles: tuple[str, ...], script_name: str, data: Any) -> str:
     """A page titled `name` whose script draws `data`, a JSON value, into `#page`."""
-    style, script = "".join(map(_asset, styles)), _asset(script_name)
+    style, script = "".join(map(_asset, styles)), "".join(map(_asset, ("dom.js", script_name)))
     environment = Environment(autoescape=True)
     return environment.from_string(_asset("page.html")).render(
         title=f"{name} · trine",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 
 from trine.data.loader import Batch
+from trine.model.init import keyed_generator
 
 
 def spoiled(batch: Batch, kind: str, vocabulary: int, key: str) -> Batch:
@@ -15,8 +14,7 @@ def spoiled(batch: Batch, kind: str, vocabulary: int, key: str) -> Batch:
     repeat: row b is one token over and over, so that a router sees one input many times. random: tokens drawn
     uniformly from [0, vocabulary). Drawn from a generator keyed by (`key`, "spoil"), the same on every device.
     """
-    digest = hashlib.sha256(f"{key}/spoil".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    generator = keyed_generator(f"{key}/spoil")
     rows, length = batch.tokens.shape
     drawn = torch.randint(0, vocabulary, (rows, 1 if kind == "repeat" else length + 1), generator=generator)
     text = drawn.expand(rows, length + 1).to(batch.tokens.device)
