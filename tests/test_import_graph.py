@@ -14,9 +14,10 @@ LEAVES = {"errors", "manifest", "progress", "stability", "config"}
 ARROWS = {
     "data": set(),
     "weights": set(),
-    "moe": set(),
-    "optim": set(),
-    "model": {"moe", "weights"},
+    "native": set(),
+    "moe": {"native"},
+    "optim": {"native"},
+    "model": {"moe", "weights", "native"},
     "evaluate": {"model", "data"},
     "train": {"model", "moe", "optim", "data", "evaluate", "weights"},
     "estimate": {"train", "model", "optim", "data"},
