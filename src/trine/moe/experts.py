@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trine.moe.grouped import grouped_linear
+from trine.moe.native import native_experts
 
 FEW_TOKENS = 2
 """Up to so many tokens `Experts.few` beats sorting them."""
@@ -28,6 +29,10 @@ class Experts(nn.Module):
 
     def forward(self, x_ND: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
         """Sum over the K selected experts of weight times expert output, in x's dtype, [N, D]."""
+        native = native_experts(x_ND, self.gate_up_proj, self.down_proj, experts_NK, weights_NK)
+        return self._grouped(x_ND, experts_NK, weights_NK) if native is None else native
+
+    def _grouped(self, x_ND: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
         tokens, k = experts_NK.shape
         order_M = experts_NK.flatten().argsort(stable=True)
         slot_M = torch.empty_like(order_M)

@@ -121,11 +121,12 @@ def _for_each_expert(work: Callable[[int, slice], None], counts_E: Tensor, multi
         for expert, rows in jobs:
             work(expert, rows)
 
-    list(_workers(threads).map(worker, range(threads)))
+    list(workers(threads).map(worker, range(threads)))
 
 
 @cache
-def _workers(threads: int) -> ThreadPoolExecutor:
+def workers(threads: int) -> ThreadPoolExecutor:
+    """Threads kept for kernels of one thread each; torch's products on them are of one thread too."""
     return ThreadPoolExecutor(threads, "experts", initializer=_pin)
 
 
