@@ -44,7 +44,7 @@ def reference(module: Experts, inputs: list[torch.Tensor], grad: torch.Tensor) -
 def results(module: Experts, inputs: list[torch.Tensor], grad: torch.Tensor) -> list[torch.Tensor]:
     module.zero_grad()
     x, selected, weights = (one.detach().requires_grad_(one.is_floating_point()) for one in inputs)
-    out = native_experts(x, *module.parameters(), selected, weights)
+    out = native_experts(x, module.gate_up_proj, module.down_proj, selected, weights)
     assert out is not None
     out.backward(grad)
     found = [out.detach(), x.grad, weights.grad, *(p.grad for p in module.parameters())]
@@ -96,7 +96,7 @@ def test_the_operator_is_registered_rightly() -> None:
 
 def test_where_it_does_not_apply() -> None:
     module, (x, selected, weights), _ = case(64, 32, 4, 2, 37)
-    assert native_experts(x.float(), *module.parameters(), selected, weights) is None
-    assert native_experts(x, *Experts(4, 64, 48).parameters(), selected, weights) is None
-    half = module.bfloat16()
-    assert native_experts(x, *half.parameters(), selected, weights) is None
+    assert native_experts(x.float(), module.gate_up_proj, module.down_proj, selected, weights) is None
+    odd, half = Experts(4, 64, 48), Experts(4, 64, 32).bfloat16()
+    assert native_experts(x, odd.gate_up_proj, odd.down_proj, selected, weights) is None
+    assert native_experts(x, half.gate_up_proj, half.down_proj, selected, weights) is None

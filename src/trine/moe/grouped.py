@@ -7,16 +7,15 @@ on which worker made it. On GPU, and under types it takes, torch's grouped produ
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from trine.native.threads import can_pin, workers
 
 _torch_grouped_mm = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
 _STRETCH = 64
@@ -111,7 +110,7 @@ def _for_each_expert(work: Callable[[int, slice], None], counts_E: Tensor, multi
     ends = list(accumulate(counts_E.tolist()))
     jobs = iter([(e, slice(begin, end)) for e, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))])
     threads = torch.get_num_threads()
-    if threads == 1 or multiplications < _WORTH_SHARING or not _can_pin():
+    if threads == 1 or multiplications < _WORTH_SHARING or not can_pin():
         for expert, rows in jobs:
             work(expert, rows)
         return
@@ -122,22 +121,3 @@ def _for_each_expert(work: Callable[[int, slice], None], counts_E: Tensor, multi
             work(expert, rows)
 
     list(workers(threads).map(worker, range(threads)))
-
-
-@cache
-def workers(threads: int) -> ThreadPoolExecutor:
-    """Threads kept for kernels of one thread each; torch's products on them are of one thread too."""
-    return ThreadPoolExecutor(threads, "experts", initializer=_pin)
-
-
-@cache
-def _can_pin() -> bool:
-    """Whether the OpenMP runtime that torch uses can be told the threads of one thread's products."""
-    return hasattr(ctypes.CDLL(None), "omp_set_num_threads")
-
-
-def _pin() -> None:
-    """Make products of the calling thread run on it alone; torch's own setting is for the whole process."""
-    torch.get_num_threads()  # torch applies that setting to a thread once, at its first use
-    torch.mm(torch.ones(64, 64), torch.ones(64, 64))
-    ctypes.CDLL(None).omp_set_num_threads(1)

@@ -7,14 +7,13 @@ their gradients are fp32 sums. Equal to the plain path in `experts.py` up to rou
 from __future__ import annotations
 
 import ctypes
-from concurrent.futures import wait
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trine.moe.grouped import workers
 from trine.native.build import library
+from trine.native.threads import on_threads
 
 _POINTERS = "x gate_up down weights order ends turns hidden places grad grad_gate_up grad_down grad_weights".split()
 
@@ -74,12 +73,11 @@ def _backward(
     hidden: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     call = _Call(x_ND, gate_up, down, experts_NK, weights_NK)
-    grads = {
-        "grad_gate_up": torch.empty_like(gate_up),
-        "grad_down": torch.empty_like(down),
-        "grad_weights": torch.empty_like(call.weights),
-    }
-    return call.run("experts_backward", hidden=hidden, grad=grad_ND.contiguous(), **grads), *grads.values()
+    grad_gate_up, grad_down = torch.empty_like(call.gate_up), torch.empty_like(call.down)
+    grad_weights = torch.empty_like(call.weights)
+    grads = {"grad_gate_up": grad_gate_up, "grad_down": grad_down, "grad_weights": grad_weights}
+    grad_x = call.run("experts_backward", hidden=hidden, grad=grad_ND.contiguous(), **grads)
+    return grad_x, grad_gate_up, grad_down, grad_weights
 
 
 @_backward.register_fake
@@ -129,24 +127,16 @@ class _Call:
         sizes = (tokens, self.choices, len(self.down), width, self.down.shape[2])
         about = _Experts(*sizes, **{key: one.data_ptr() for key, one in held.items()}, next=0)
         function, threads = getattr(self.lib, name), torch.get_num_threads()
-        if any(_on_threads(lambda _: function(ctypes.byref(about)), threads)):
+        if any(on_threads(lambda _: function(ctypes.byref(about)), threads)):
             raise MemoryError("no memory for the products of experts")
         share = -(-tokens // threads)
 
-        def add(thread: int) -> None:
+        def add(thread: int) -> int:
             begin, end = thread * share, min(tokens, (thread + 1) * share)
-            self.lib.sum_choices(_at(out), _at(places), *map(_int, (begin, end, self.choices, width)))
+            return self.lib.sum_choices(_at(out), _at(places), *map(_int, (begin, end, self.choices, width)))
 
-        _on_threads(add, threads)
+        on_threads(add, threads)
         return out
-
-
-def _on_threads(work: Any, threads: int) -> list[Any]:
-    """`work(0)` ... `work(threads - 1)`, the last on the calling thread."""
-    others = [workers(threads).submit(work, i) for i in range(threads - 1)]
-    own = work(threads - 1)
-    wait(others)
-    return [*(one.result() for one in others), own]
 
 
 def _at(x: Tensor) -> ctypes.c_void_p:

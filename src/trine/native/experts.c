@@ -174,13 +174,14 @@ int experts_backward(Experts *e) {
 }
 
 /* out [tokens, width] = sum over each token's places, for tokens begin ... end - 1. */
-void sum_choices(bf16 *out, const bf16 *places, int64_t begin, int64_t end, int64_t choices, int64_t width) {
+int sum_choices(bf16 *out, const bf16 *places, int64_t begin, int64_t end, int64_t choices, int64_t width) {
     for (int64_t t = begin; t < end; t++)
         for (int64_t i = 0; i < width; i += 16) {
             __m512 sum = _mm512_setzero_ps();
             for (int64_t k = 0; k < choices; k++) sum += load16(places + (t * choices + k) * width + i);
             store16(out + t * width + i, sum);
         }
+    return 0;
 }
 
 /* Pairs sorted by expert, stable, and where each expert's rows end. */

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trine.optim.config import MuonConfig
+from trine.optim.native import Update, applies, update
 from trine.optim.newton_schulz import orthogonalize
 
 
@@ -34,24 +35,29 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; one without is left untouched, its momentum too."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            stacks = [self._stack(p, group) for p in group["params"] if p.grad is not None]
+            native = [one for one in stacks if applies(one)]
+            update(native, beta=group["momentum"], nesterov=group["nesterov"], steps=group["ns_steps"])
+            for one in stacks:
+                if not applies(one):
+                    _update(one, group)
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state, gradient = self.state[parameter], parameter.grad
+    def _stack(self, parameter: Tensor, group: dict[str, Any]) -> Update:
+        state, gradient, split = self.state[parameter], parameter.grad, group["split"]
         assert gradient is not None
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        momentum: Tensor = state["momentum"]
-        momentum.mul_(group["momentum"]).add_(gradient)
-        direction = gradient.add(momentum, alpha=group["momentum"]) if group["nesterov"] else momentum
-        split, columns = group["split"], parameter.shape[-1]
-        rows = parameter.shape[-2] // split
-        update = orthogonalize(direction.reshape(-1, rows, columns), group["ns_steps"]).view_as(parameter)
-        scale = learning_rate_scale(rows, columns, group["lr_rule"])
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * scale)
+        rows, columns = parameter.shape[-2] // split, parameter.shape[-1]
+        scale = group["lr"] * learning_rate_scale(rows, columns, group["lr_rule"])
+        decay = 1 - group["lr"] * group["weight_decay"]
+        return Update(parameter, state["momentum"], gradient, rows, columns, decay, scale)
+
+
+def _update(one: Update, group: dict[str, Any]) -> None:
+    one.momentum.mul_(group["momentum"]).add_(one.gradient)
+    direction = one.gradient.add(one.momentum, alpha=group["momentum"]) if group["nesterov"] else one.momentum
+    step = orthogonalize(direction.reshape(-1, one.rows, one.columns), group["ns_steps"]).view_as(one.weight)
+    one.weight.mul_(one.decay).add_(step, alpha=-one.scale)
 
 
 def learning_rate_scale(fan_out: int, fan_in: int, rule: str) -> float:
