@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from trine.model.config import LayerType, ModelConfig
 from trine.model.flash import flash_attention
+from trine.model.flex import BlockMask, block_mask, flex, uses_flex
 from trine.model.norm import RMSNorm
 from trine.model.rope import rotary_table, rotate
 
@@ -29,10 +30,10 @@ class AttentionPlan:
 
     cos_TD: Tensor
     sin_TD: Tensor
-    global_mask: Tensor | None
+    global_mask: Tensor | BlockMask | None
     """[B or 1, 1, T, S]. Added to scores: 0 where a query may look, -inf elsewhere; bool, True there, when a cache made
-    the plan. None: plain causal."""
-    local_mask: Tensor | None
+    the plan; on CUDA lists of blocks. None: plain causal."""
+    local_mask: Tensor | BlockMask | None
     """The same for local layers; in block form [B or 1, blocks, window, 2 window] when `blocked`."""
     blocked: bool
     causal: bool = True
@@ -50,6 +51,10 @@ def plan_attention(
     positions = torch.arange(length, device=device)
     cos, sin = rotary_table(positions, config.head_dim, config.rope_theta, dtype)
     window = config.sliding_window
+    if uses_flex(device):
+        wide = None if ids_BT is None else block_mask(length, None, ids_BT, device)
+        narrow = wide if length <= window else block_mask(length, window, ids_BT, device)
+        return AttentionPlan(cos, sin, wide, narrow, blocked=False)
     blocked = length > 2 * window
     if ids_BT is None:
         wide = None
@@ -135,9 +140,11 @@ class Attention(nn.Module):
         return F.linear(x_BTD, projection.weight.to(x_BTD.dtype)).unflatten(-1, (-1, self.head_dim))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
-        if self.local and plan.blocked and plan.local_mask is not None:
-            return blocked_attention(query, key, value, self.window, plan.local_mask)
         mask = plan.local_mask if self.local else plan.global_mask
+        if isinstance(mask, BlockMask):
+            return flex(query, key, value, mask)
+        if self.local and plan.blocked and mask is not None:
+            return blocked_attention(query, key, value, self.window, mask)
         window = self.window if self.local else None
         if plan.causal:
             return attend(query, key, value, mask, window)
