@@ -107,6 +107,13 @@ class Cache:
         narrow = (distance >= 0) & (distance < self.config.sliding_window) & (keys >= 0).unsqueeze(1)
         return AttentionPlan(cos, sin, _seen(positions, end), narrow.unsqueeze(1), blocked=False, causal=False)
 
+    def append(self) -> list[int]:
+        """Make room for one token per row that is stored without `plan`; their positions."""
+        if max(self.lengths) >= self.capacity:
+            raise ValueError(f"the cache has room for {self.capacity} tokens, {max(self.lengths) + 1} are needed")
+        positions, self.lengths = self.lengths, [length + 1 for length in self.lengths]
+        return positions
+
     def select(self, rows: list[int]) -> None:
         """Keep these rows, in this order; a row may be taken several times."""
         index = torch.tensor(rows, device=self.layers[0].key.device)

@@ -17,6 +17,7 @@ from trine.errors import BadInput
 from trine.model.afmoe import Afmoe
 from trine.model.cache import Cache
 from trine.model.causal import CausalModel
+from trine.model.native_step import native_step
 from trine.model.prompt_cache import load_prompt, read_tokens, save_prompt
 from trine.model.sampling import Sampling, choose
 
@@ -54,8 +55,11 @@ class AfmoeContext:
         self.model = model
         weight = model.output_weight
         self.cache = Cache(model.config, 1, capacity, weight.new_empty(0, dtype=model.compute_dtype or weight.dtype))
+        self.step = native_step(model, self.cache)
 
     def read(self, rows: Sequence[Tokens]) -> Tensor:
+        if self.step is not None and all(len(row) == 1 for row in rows):
+            return self.step([row[0] for row in rows])
         device = self.model.output_weight.device
         last: list[Tensor | None] = [None] * len(rows)
         step = max(1, _READ_TOKENS // len(rows))
