@@ -19,7 +19,7 @@ ARROWS = {
     "optim": {"native"},
     "model": {"moe", "weights", "native"},
     "evaluate": {"model", "data"},
-    "train": {"model", "moe", "optim", "data", "evaluate", "weights"},
+    "train": {"model", "moe", "optim", "data", "evaluate", "weights", "native"},
     "estimate": {"train", "model", "optim", "data"},
     "report": set(),
 }

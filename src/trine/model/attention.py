@@ -1,8 +1,8 @@
 """Gated attention, local with rotary positions or global without (Trinity Large report, section 2.1).
 
-Masks are made once per forward pass and shared by the layers of a kind. A local layer on a long sequence
-works in blocks of one window: each block of queries sees its own and the previous block of keys, so work
-grows with T * window instead of T^2.
+Masks are made once per forward pass and shared by the layers of a kind; the kernels of `native.py` need none. A local
+layer on a long sequence works in blocks of one window: each block of queries sees its own and the previous block of
+keys, so work grows with T * window instead of T^2.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from trine.model.config import LayerType, ModelConfig
 from trine.model.flash import flash_attention
 from trine.model.flex import BlockMask, block_mask, flex, uses_flex
+from trine.model.native import native_attention, native_attention_applies
 from trine.model.norm import RMSNorm
 from trine.model.rope import rotary_table, rotate
 
@@ -38,6 +39,10 @@ class AttentionPlan:
     blocked: bool
     causal: bool = True
     """Without a mask: a query sees the keys up to its own, not all that there are."""
+    native: bool = False
+    """No masks: the kernels of `native.py` look at `ids_BT`."""
+    ids_BT: Tensor | None = None
+    """Document ids, int32, for them."""
 
 
 def plan_attention(
@@ -50,6 +55,9 @@ def plan_attention(
     """Masks and rotary tables for positions 0 ... length - 1; `ids_BT` are document ids (-1 padding) or None."""
     positions = torch.arange(length, device=device)
     cos, sin = rotary_table(positions, config.head_dim, config.rope_theta, dtype)
+    if native_attention_applies(config.head_dim, device, dtype):
+        ids = None if ids_BT is None else ids_BT.to(torch.int32)
+        return AttentionPlan(cos, sin, None, None, blocked=False, native=True, ids_BT=ids)
     window = config.sliding_window
     if uses_flex(device):
         wide = None if ids_BT is None else block_mask(length, None, ids_BT, device)
@@ -140,6 +148,9 @@ class Attention(nn.Module):
         return F.linear(x_BTD, projection.weight.to(x_BTD.dtype)).unflatten(-1, (-1, self.head_dim))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
+        if plan.native:
+            query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+            return native_attention(query, key, value, plan.ids_BT, self.window if self.local else 0).transpose(1, 2)
         mask = plan.local_mask if self.local else plan.global_mask
         if isinstance(mask, BlockMask):
             return flex(query, key, value, mask)

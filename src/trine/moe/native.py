@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trine.native.build import library
+from trine.native.build import amx_library
 from trine.native.threads import on_threads
 
 _POINTERS = "x gate_up down weights order ends turns hidden places grad grad_gate_up grad_down grad_weights".split()
@@ -29,8 +29,7 @@ class _Experts(ctypes.Structure):
 @torch.compiler.assume_constant_result
 def native_available() -> bool:
     """Whether this processor and system have what the kernels need."""
-    found = library("experts")
-    return found is not None and bool(found.available())
+    return amx_library("experts") is not None
 
 
 def native_experts(
@@ -109,7 +108,7 @@ class _Call:
     """The sorted pairs of one call and what both directions read."""
 
     def __init__(self, x_ND: Tensor, gate_up: Tensor, down: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> None:
-        self.lib: Any = library("experts")
+        self.lib: Any = amx_library("experts")
         self.x, self.gate_up, self.down = x_ND.contiguous(), gate_up.contiguous(), down.contiguous()
         self.weights = weights_NK.contiguous()
         self.pairs, self.choices = experts_NK.numel(), experts_NK.shape[1]

@@ -84,6 +84,29 @@ static inline void transpose(__m512i r[16]) {
     }
 }
 
+/* Left tiles to the right tiles of the transpose, and back. */
+static void turn_tiles(bf16 *out, const bf16 *in, int64_t tiles) {
+    for (int64_t t = 0; t < tiles; t++) {
+        __m512i r[16];
+        for (int i = 0; i < 16; i++) r[i] = load(in + t * TILE + 32 * i);
+        transpose(r);
+        for (int i = 0; i < 16; i++) store(out + t * TILE + 32 * i, r[i]);
+    }
+}
+
+static __thread bf16 *scratch;
+static __thread int64_t scratch_size;
+
+/* Room for `size` elements, a thread's own, kept. */
+static inline bf16 *room(int64_t size) {
+    if (size > scratch_size) {
+        free(scratch);
+        scratch = aligned_alloc(64, blocks(size * 2, 64) * 64);
+        scratch_size = scratch ? size : 0;
+    }
+    return scratch;
+}
+
 /* Rows to pack: row i begins at base + stride * (index ? index[i] / share : i). */
 typedef struct {
     const bf16 *base;
@@ -124,9 +147,9 @@ static inline void pair(__m512i a, __m512i b, __m512i *low, __m512i *high) {
     *high = _mm512_permutex2var_epi16(a, _mm512_add_epi16(first, _mm512_set1_epi16(16)), b);
 }
 
-/* Right matrix in fp32: `depth` rows (a multiple of 32) of `columns` (a multiple of 32). */
-static void pack_right(bf16 *out, const float *x, int64_t depth, int64_t columns) {
-    int64_t along = depth / 32 * TILE;
+/* Right matrix in fp32: `depth` rows (a multiple of 32) of `columns` (a multiple of 32); blocks of columns lie `along`
+   elements apart, which is more than `depth` rows take where they are a part of the matrix. */
+static void pack_right(bf16 *out, const float *x, int64_t depth, int64_t columns, int64_t along) {
     for (int64_t k = 0; k < depth; k += 2)
         for (int64_t n = 0; n < columns; n += 32) {
             bf16 *to = out + n / 16 * along + k / 32 * TILE + k % 32 * 16;
@@ -154,38 +177,45 @@ static void pack_right_rows(bf16 *out, const Rows *x, int64_t depth, int64_t col
 /* Left matrix given as its transpose, `depth` bf16 rows of `columns`, padded along the depth. */
 static void pack_left_transposed(bf16 *out, const Rows *x, int64_t depth, int64_t columns) {
     pack_right_rows(out, x, depth, columns);
-    for (int64_t t = 0; t < columns / 16 * blocks(depth, 32); t++, out += TILE) {
-        __m512i r[16];
-        for (int i = 0; i < 16; i++) r[i] = load(out + 32 * i);
-        transpose(r);
-        for (int i = 0; i < 16; i++) store(out + 32 * i, r[i]);
-    }
+    turn_tiles(out, out, columns / 16 * blocks(depth, 32));
 }
 
-/* Tiles 0 to 3 += (left 0; left 1) x (right 0, right 1) over `depth` tiles. */
-static inline void multiply(const bf16 *left0, const bf16 *left1, const bf16 *right0, const bf16 *right1,
-                            int64_t depth) {
+/* Tiles 0 to 3 += (left 0; left 1) x (right 0, right 1) over `depth` tiles; those of the left ones lie `apart`. */
+static inline void multiply_apart(const bf16 *left0, const bf16 *left1, int64_t apart, const bf16 *right0,
+                                  const bf16 *right1, int64_t depth) {
     for (int64_t k = 0; k < depth; k++) {
-        _tile_loadd(4, left0 + k * TILE, 64);
+        _tile_loadd(4, left0 + k * apart, 64);
         _tile_loadd(6, right0 + k * TILE, 64);
         _tile_loadd(7, right1 + k * TILE, 64);
-        _tile_loadd(5, left1 + k * TILE, 64);
+        _tile_loadd(5, left1 + k * apart, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
 }
-static inline void clear(void) { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); }
+static inline void multiply(const bf16 *left0, const bf16 *left1, const bf16 *right0, const bf16 *right1,
+                            int64_t depth) {
+    multiply_apart(left0, left1, TILE, right0, right1, depth);
+}
+static inline void clear(void) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+static inline void keep(float out[4][256]) {
+    _tile_stored(0, out[0], 64);
+    _tile_stored(1, out[1], 64);
+    _tile_stored(2, out[2], 64);
+    _tile_stored(3, out[3], 64);
+}
 
 /* 32 rows by 16 columns of two right matrices: out[0] and out[1] rows 0 to 15, out[2] and out[3] rows 16 to 31. */
 static inline void product(float out[4][256], const bf16 *left, const bf16 *right0, const bf16 *right1, int64_t depth) {
     clear();
     multiply(left, left + depth * TILE, right0, right1, depth);
-    _tile_stored(0, out[0], 64);
-    _tile_stored(1, out[1], 64);
-    _tile_stored(2, out[2], 64);
-    _tile_stored(3, out[3], 64);
+    keep(out);
 }
 
 /* out [rows, columns] fp32 = (add ? out : 0) + left x right, both packed; rows and columns multiples of 32. */

@@ -46,6 +46,13 @@ def library(name: str, *flags: str) -> ctypes.CDLL | None:
         return None
 
 
+@cache
+def amx_library(name: str) -> ctypes.CDLL | None:
+    """`library(name)` where processor and system have AMX, for which it asks the system; else None."""
+    found = library(name)
+    return found if found is not None and found.available() else None
+
+
 def _processor() -> str:
     """What -march=native depends on."""
     path = Path("/proc/cpuinfo")

@@ -24,19 +24,6 @@ typedef struct {
 
 enum { ROWS = 128, LONG = 512 };
 
-static __thread bf16 *scratch;
-static __thread int64_t scratch_size;
-
-/* Room for `size` elements, a thread's own, kept. */
-static bf16 *room(int64_t size) {
-    if (size > scratch_size) {
-        free(scratch);
-        scratch = aligned_alloc(64, blocks(size * 2, 64) * 64);
-        scratch_size = scratch ? size : 0;
-    }
-    return scratch;
-}
-
 static int64_t take(Experts *e, int64_t *begin, int64_t *end) {
     int64_t turn = __atomic_fetch_add(&e->next, 1, __ATOMIC_RELAXED);
     if (turn >= e->experts) return -1;
@@ -123,8 +110,13 @@ static void backward_one(const Experts *e, int64_t one, int64_t begin, int64_t e
     bf16 *weighted = grads + LONG * 2 * e->inner, *packed = weighted + LONG * e->inner;
     bf16 *other = packed + LONG * (e->width > 2 * e->inner ? e->width : 2 * e->inner);
     float c[4][256];
-    if (begin == end) memset(grad_in, 0, 8 * size), memset(grad_out, 0, 4 * size);
-    else pack_right(in, e->gate_up + one * 2 * size, 2 * e->inner, e->width), pack_right(out, e->down + one * size, e->width, e->inner);
+    if (begin == end) {
+        memset(grad_in, 0, 8 * size);
+        memset(grad_out, 0, 4 * size);
+    } else {
+        pack_right(in, e->gate_up + one * 2 * size, 2 * e->inner, e->width, 2 * thin);
+        pack_right(out, e->down + one * size, e->width, e->inner, deep);
+    }
     for (int64_t row = begin; row < end; row += LONG) {
         int64_t rows = end - row < LONG ? end - row : LONG, depth = blocks(rows, 32);
         Rows x = {e->x, e->width, e->order + row, e->choices}, dy = {e->grad, e->width, e->order + row, e->choices};

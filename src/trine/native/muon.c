@@ -53,15 +53,6 @@ static void direction(const Muon *o, const Matrix *m, bf16 *x, float *wide) {
     for (int64_t i = 0; i < size; i += 16) store16(x + i, _mm512_loadu_ps(wide + i) / divisor);
 }
 
-static void turn_tiles(bf16 *out, const bf16 *in, int64_t tiles) {
-    for (int64_t t = 0; t < tiles; t++) {
-        __m512i r[16];
-        for (int i = 0; i < 16; i++) r[i] = load(in + t * TILE + 32 * i);
-        transpose(r);
-        for (int i = 0; i < 16; i++) store(out + t * TILE + 32 * i, r[i]);
-    }
-}
-
 /* out[16 rows, 16 columns] = alpha * c + beta * old */
 static inline void emit(bf16 *out, const float *c, const bf16 *old, int64_t stride, float alpha, float beta) {
     for (int64_t i = 0; i < 16; i++) {

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trine.native.build import library
+from trine.native.build import amx_library
 from trine.native.threads import on_threads
 from trine.optim.newton_schulz import coefficients
 
@@ -53,18 +52,12 @@ class Update:
     scale: float
 
 
-@cache
-def _library() -> Any:
-    found = library("muon")
-    return found if found is not None and found.available() else None
-
-
 def applies(one: Update) -> bool:
     """Whether the kernel takes the stack: fp32 and contiguous on the CPU, sides multiples of 32, not too large."""
     tensors = (one.weight, one.momentum, one.gradient)
     plain = all(x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() for x in tensors)
     fits = one.rows % 32 == 0 and one.columns % 32 == 0 and one.rows * one.columns <= _LARGEST
-    return plain and fits and _library() is not None
+    return plain and fits and amx_library("muon") is not None
 
 
 def update(stacks: list[Update], *, beta: float, nesterov: bool, steps: int) -> None:
@@ -76,8 +69,9 @@ def update(stacks: list[Update], *, beta: float, nesterov: bool, steps: int) -> 
     array = (_Matrix * len(matrices))(*matrices)
     call = _Muon(array, flat.data_ptr(), len(matrices), steps, nesterov, beta, 0)
     sizes = (max(m.rows * m.columns for m in matrices), max(min(m.rows, m.columns) ** 2 for m in matrices))
+    kernel: Any = amx_library("muon")
     arguments = (ctypes.byref(call), *map(ctypes.c_int64, sizes))
-    if any(on_threads(lambda _: _library().muon_update(*arguments), torch.get_num_threads())):
+    if any(on_threads(lambda _: kernel.muon_update(*arguments), torch.get_num_threads())):
         raise MemoryError("no memory for Muon's products")
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trine.train.native import NativeCrossEntropy, native_loss_applies
+
 
 def chunked_cross_entropy(
     hidden: Tensor,
@@ -31,6 +33,9 @@ def chunked_cross_entropy(
     Also returns both sums, fp32, detached. Softmax and sums are fp32 (fp64 for fp64 input).
     `compiled` makes the elementwise part of whole chunks one compiled loop.
     """
+    if native_loss_applies(hidden, weight):
+        loss, ce_sum, z_sum = NativeCrossEntropy.apply(hidden, weight, targets, chunk, z_loss, normalizer)
+        return loss, ce_sum.detach(), z_sum.detach()
     loss, ce_sum, z_sum = _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk, z_loss, normalizer, compiled)
     return loss, ce_sum.detach(), z_sum.detach()
 

@@ -19,6 +19,7 @@ from trine.data.shards import TokenShards
 from trine.errors import BadInput, nearest
 from trine.manifest import MANIFEST, digest_of, read_manifest, sha256_file
 from trine.model.config import ModelConfig, padded_vocabulary
+from trine.native.build import amx_library
 from trine.optim.config import OptimConfig
 from trine.train.config import TrainConfig
 from trine.train.stream import check_mix
@@ -176,6 +177,7 @@ def _environment(train: TrainConfig) -> dict[str, str]:
         "torch": torch.__version__,
         "device": f"{device.type} {name or platform.machine()}".strip(),
         "threads": str(threads(train)),
+        "kernels": "torch" if device.type != "cpu" or amx_library("experts") is None else "amx",
     }
 
 
