@@ -35,7 +35,8 @@ def make_plan(
     Memory is that of the largest micro-batch of any phase. Without `probe`, only what follows from shapes is told:
     `memory.peak` and `time` are None.
     """
-    spans = Timeline(train, optim.schedule).spans
+    timeline = Timeline(train, optim.schedule)
+    spans = timeline.spans
     largest = max(spans, key=_micro_batch_tokens).train
     size = measure_size(shape, optim, largest.sequence_length)
     trial, note = None, None
@@ -52,7 +53,7 @@ def make_plan(
             "layers": len(layer_kinds(shape)),
             "vocabulary": size.vocabulary,
         },
-        "work": _work(shape, optim, spans),
+        "work": _work(shape, optim, timeline),
         "machine": {"device": machine.device, "threads": machine.threads},
         "memory": memory,
         "disk": disk,
@@ -72,8 +73,9 @@ def _micro_batch_tokens(span: Span) -> tuple[int, int]:
     return train.micro_batch_sequences * train.sequence_length, train.batch_sequences
 
 
-def _work(shape: Shape, optim: OptimConfig, spans: list[Span]) -> dict[str, Any]:
+def _work(shape: Shape, optim: OptimConfig, timeline: Timeline) -> dict[str, Any]:
     """Steps, tokens and FLOPs; those of one step are of the settings that most steps have."""
+    spans = timeline.spans
     lengths = {span.train.sequence_length for span in spans}
     per_token = {length: measure_size(shape, optim, length).flops_per_token for length in lengths}
     usual = max(spans, key=lambda span: span.steps)
@@ -82,7 +84,7 @@ def _work(shape: Shape, optim: OptimConfig, spans: list[Span]) -> dict[str, Any]
         "tokens": spans[-1].end_token,
         "tokens_per_step": usual.tokens_per_step,
         "flops_per_token": per_token[usual.train.sequence_length],
-        "flops": sum((span.end_token - span.first_token) * per_token[span.train.sequence_length] for span in spans),
+        "flops": timeline.flops(per_token),
     }
 
 

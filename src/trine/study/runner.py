@@ -61,7 +61,7 @@ def run_program(program: Program, jobs: int, watch: Watcher) -> dict[str, Any]:
             if now - said >= _REPORT_SECONDS:
                 said = now
                 seconds, trained = now - began, _trained(program) - start
-                rate = trained / seconds if seconds > 60 and trained else rate
+                rate = trained / seconds if seconds > 60 and trained > 0 else rate
                 _say(program, running, rate, watch)
             time.sleep(_POLL_SECONDS)
     finally:

@@ -130,11 +130,7 @@ class Run:
     def _maybe_compile(self) -> str:
         if not isinstance(self.model, Afmoe):
             return "no"
-        flops = sum(
-            span.steps * span.tokens_per_step * self.token_flops[span.train.sequence_length]
-            for span in self.plan.timeline.spans
-        )
-        if not wants_compile(self.plan.train, self.model, flops):
+        if not wants_compile(self.plan.train, self.model, self.plan.timeline.flops(self.token_flops)):
             return "no"
         compile_blocks(self.model)
         self.observer.on_event("the first step compiles the blocks, which takes about a minute")

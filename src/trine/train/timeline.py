@@ -7,7 +7,7 @@ it; a batch ramp makes a span of every batch size on its way.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from trine.optim.config import ScheduleConfig
@@ -64,6 +64,10 @@ class Timeline:
         """Sequences consumed once `step` steps are done: the index of the next."""
         span = self.span(step)
         return span.first_sequence + (step - span.first_step + 1) * span.train.batch_sequences
+
+    def flops(self, per_token: Mapping[int, float]) -> float:
+        """Floating-point operations of the whole run, of those per token by sequence length."""
+        return sum(span.steps * span.tokens_per_step * per_token[span.train.sequence_length] for span in self.spans)
 
     def micro_batches(self, step: int) -> Iterator[int]:
         """Rows of each micro-batch from step `step` to the end of the run."""
