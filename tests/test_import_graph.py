@@ -22,6 +22,7 @@ ARROWS = {
     "train": {"model", "moe", "optim", "data", "evaluate", "weights", "native"},
     "estimate": {"train", "model", "optim", "data"},
     "report": set(),
+    "merge": {"weights", "native"},
 }
 """Room to rooms it may import, besides the leaves and config models (`*/config.py`)."""
 EVERYTHING = {"cli", "recipe", "chain", "completion", "study", "batch_view", "rehearsal"}

@@ -77,7 +77,7 @@ def publish(target: Path, kind: str, meta: dict[str, Any] | None = None) -> Iter
     temporary.mkdir()
     try:
         yield temporary
-        _seal(temporary, kind, meta or {})
+        seal(temporary, kind, meta or {})
         temporary.rename(target)
         fsync_path(target.parent)
     except BaseException:
@@ -85,7 +85,8 @@ def publish(target: Path, kind: str, meta: dict[str, Any] | None = None) -> Iter
         raise
 
 
-def _seal(folder: Path, kind: str, meta: dict[str, Any]) -> None:
+def seal(folder: Path, kind: str, meta: dict[str, Any], known: dict[str, str] | None = None) -> None:
+    """Flush every file of `folder` and write its manifest; `known` SHA-256 by file name are not computed again."""
     files = {}
     mask = os.umask(0o077)
     os.umask(mask)
@@ -94,7 +95,7 @@ def _seal(folder: Path, kind: str, meta: dict[str, Any]) -> None:
         fsync_path(path)
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
-            "sha256": sha256_file(path),
+            "sha256": (known or {}).get(path.relative_to(folder).as_posix()) or sha256_file(path),
         }
     for path in (p for p in folder.rglob("*") if p.is_dir()):
         fsync_path(path)

@@ -34,6 +34,7 @@ VERBS = {
     "pack": "A corpus and a tokenizer to token shards.",
     "train": "Token shards to a trained model and its report.",
     "study": "Claims put to the test: arms, seeds, tables and plots of evidence.",
+    "merge": "Models to one model, by a recipe in mergekit's YAML.",
     "export": "A checkpoint to a Hugging Face folder.",
     "generate": "Complete a text.",
     "report": "A run folder to one HTML file.",

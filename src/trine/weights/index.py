@@ -38,6 +38,8 @@ class TensorInfo:
     """The format's own name: F32, BF16, ..."""
     shape: tuple[int, ...]
     bytes: int
+    offset: int
+    """Where its bytes begin in the file."""
 
 
 def read_index(folder: Path) -> dict[str, TensorInfo]:
@@ -112,7 +114,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         if not isinstance(header, dict):
             raise ValueError("the header is not a mapping")
         header.pop("__metadata__", None)
-        tensors = {name: _tensor(path, name, entry) for name, entry in header.items()}
+        tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in header.items()}
         spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
@@ -128,7 +130,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _tensor(path: Path, name: str, entry: dict[str, Any]) -> TensorInfo:
+def _tensor(path: Path, name: str, entry: dict[str, Any], data: int) -> TensorInfo:
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
         raise ValueError(f"shape or offsets of {name}")
@@ -136,4 +138,4 @@ def _tensor(path: Path, name: str, entry: dict[str, Any]) -> TensorInfo:
         raise ValueError(f"dtype {dtype} of {name}")
     if math.prod(shape) * _BITS[dtype] != (end - begin) * 8:
         raise ValueError(f"{name}: {dtype} {shape} does not fill {end - begin} bytes")
-    return TensorInfo(path, dtype, tuple(shape), end - begin)
+    return TensorInfo(path, dtype, tuple(shape), end - begin, data + begin)

@@ -1,0 +1,90 @@
+"""trine merge: checkpoints to one checkpoint, by a recipe in mergekit's YAML."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from trine.cli.live import clock, watching
+from trine.cli.result import Shown
+from trine.cli.words import DryRun
+
+
+def merge(
+    config: Annotated[Path, Parameter(help="A merge config, in mergekit's YAML.")],
+    out: Annotated[Path, Parameter(help="The model folder to make; it must not exist yet.")],
+    /,
+    *,
+    numerics: Annotated[
+        Literal["accurate", "mergekit"],
+        Parameter(help="fp32 and one rounding at the end; or mergekit's own order of rounding and formulas."),
+    ] = "accurate",
+    seed: Annotated[int, Parameter(help="Of the random masks of dare and della.")] = 0,
+    checksums: Annotated[Path | None, Parameter(help="SHA-256 of inputs, as sha256sum writes them.")] = None,
+    allow_nonfinite: Annotated[bool, Parameter(help="Merge NaN and infinity too.")] = False,
+    shard_bytes: Annotated[int, Parameter(help="Largest file of the output.")] = 5_000_000_000,
+    threads: Annotated[int, Parameter(help="Workers. 0: as many as cores.")] = 0,
+    dry_run: DryRun = False,
+) -> Shown:
+    """Merge models: everything is checked from headers first, then tensors stream through memory of fixed size.
+
+    A merge that was killed goes on when the same command is given again; OUT appears when it is complete.
+
+    Example: trine merge merge.yaml merged --dry-run
+    """
+    from trine.merge.engine import Options, partial_folder
+    from trine.merge.engine import merge as run
+    from trine.merge.hashing import read_checksums
+    from trine.merge.models import open_models
+    from trine.merge.plan import make_plan
+    from trine.merge.reading import load_recipe
+    from trine.merge.tokens import with_tokenizer
+
+    recipe = load_recipe(config)
+    plan = with_tokenizer(make_plan(recipe, open_models(recipe.models)))
+    command = shlex.join(["trine", *(word for word in sys.argv[1:] if word != "--json")])
+    known = read_checksums(checksums) if checksums else ()
+    options = Options(numerics == "mergekit", seed, allow_nonfinite, shard_bytes, threads, known, command)
+    if dry_run:
+        return _dry_run(plan, out, options)
+    if partial_folder(out).is_dir():
+        print(f"merge     going on with {partial_folder(out)}", file=sys.stderr)
+    with watching() as watch:
+        record = run(plan, out, options, watch.progress)
+    files = {name: entry for name, entry in record["files"].items() if name.endswith(".safetensors")}
+    size = sum(entry["bytes"] for entry in files.values())
+    text = [f"model    {out}: {len(plan.jobs):,} tensors, {size / 1e9:.2f} GB in {len(files)} file(s)"]
+    text += [f"note     {note}" for note in record["meta"]["notes"]]
+    return Shown({"out": str(out), "tensors": len(plan.jobs), "bytes": size, **record}, "\n".join(text))
+
+
+def _dry_run(plan: Any, out: Path, options: Any) -> Shown:
+    from dataclasses import asdict
+
+    from trine.merge.estimate import estimate
+    from trine.merge.layout import lay_out
+
+    found = estimate(plan, options)
+    files = lay_out(plan.jobs, options.shard_bytes)
+    record = {
+        "out": str(out),
+        "method": plan.recipe.method,
+        "donor": str(plan.donor),
+        **asdict(found),
+        "files": {file.name: file.size for file in files},
+        "notes": plan.notes,
+    }
+    lines = [
+        f"into {out}, nothing written by this command:",
+        f"  method     {plan.recipe.method}, {len(plan.models)} models, config and tokenizer of '{plan.donor}'",
+        f"  reads      {found.read_bytes / 1e9:.2f} GB",
+        f"  writes     {found.write_bytes / 1e9:.2f} GB, {found.tensors:,} tensors in {len(files)} file(s)",
+        f"  memory     about {found.memory_bytes / 2**20:,.0f} MiB",
+        f"  time       about {clock(found.seconds)} on this machine, inputs cached",
+        *(f"  note       {note}" for note in plan.notes),
+    ]
+    return Shown(record, "\n".join(lines))

@@ -1,0 +1,51 @@
+"""Random masks that depend on (seed, tensor, model, element) alone: a hash of the element's number under a key.
+
+Whatever the order of work, the sharding or the number of threads, an element has the same number. The hash is two
+rounds of multiply-xorshift mixing (the constants of C. Wellons' `lowbias32`, bias 0.17), each under half of the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from trine.merge.dtypes import Array
+
+_FIRST, _SECOND = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def key_of(seed: int, tensor: str, model: str) -> int:
+    """64 bits for one model's tensor."""
+    text = f"{seed}\0{tensor}\0{model}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def random_bits(key: int, start: int, count: int) -> Array:
+    """32 random bits (uint32) for each of the elements start, start + 1, ..."""
+    places = np.arange(start, start + count, dtype=np.uint64)
+    bits = places.astype(np.uint32)
+    upper = int(places[0] >> 32) if count else 0
+    out = _mixed(bits, key, upper)
+    if count and int(places[-1] >> 32) != upper:
+        first = int(np.searchsorted(places, np.uint64(upper + 1 << 32)))
+        out[first:] = _mixed(bits[first:], key, upper + 1)
+    return out
+
+
+def _mixed(bits: Array, key: int, upper: int) -> Array:
+    key = (key + upper * _GOLDEN) % 2**64
+    for half in (key & 0xFFFFFFFF, key >> 32):
+        bits = bits ^ np.uint32(half)
+        bits ^= bits >> 16
+        bits *= _FIRST
+        bits ^= bits >> 15
+        bits *= _SECOND
+        bits ^= bits >> 16
+    return bits
+
+
+def threshold(probability: float) -> int:
+    """An element is kept when its bits lie below this: probability * 2^32."""
+    return min(max(round(probability * 2**32), 0), 2**32)

@@ -1,0 +1,101 @@
+"""Task arithmetic and its family: differences from the base, thinned out, made to agree in sign, added up.
+
+task_arithmetic: Ilharco et al. 2022, arXiv:2212.04089. ties: Yadav et al. 2023, arXiv:2306.01708. dare: Yu et al.
+2023, arXiv:2311.03099. della: Deep et al. 2024, arXiv:2406.11617. breadcrumbs: Davari & Belilovsky 2023,
+arXiv:2312.06795.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trine.merge.dtypes import Array
+from trine.merge.methods.inputs import Block, Inputs, Kernel, base_only
+from trine.merge.methods.prune import Prune, by_rank, magnitude, outliers, random, whole
+
+
+def task_arithmetic(inputs: Inputs) -> Kernel:
+    """b + lambda sum(w d), divided by sum(w) with `normalize`."""
+    return _mix(inputs, whole, consensus=False)
+
+
+def ties(inputs: Inputs) -> Kernel:
+    """The largest of each difference, then only those of the sign that the weighted sum has: sum(w d s) / sum(w s)."""
+    return _mix(inputs, magnitude(inputs), consensus=True)
+
+
+def dare_linear(inputs: Inputs) -> Kernel:
+    """Each element of a difference dropped at random, the others scaled up."""
+    return _mix(inputs, random(inputs), consensus=False)
+
+
+def dare_ties(inputs: Inputs) -> Kernel:
+    """dare_linear with the consensus of ties."""
+    return _mix(inputs, random(inputs), consensus=True)
+
+
+def della_linear(inputs: Inputs) -> Kernel:
+    """Elements of a difference dropped at random, the smaller ones of a row more often."""
+    return _mix(inputs, by_rank(inputs), consensus=False)
+
+
+def della(inputs: Inputs) -> Kernel:
+    """della_linear with the consensus of ties."""
+    return _mix(inputs, by_rank(inputs), consensus=True)
+
+
+def breadcrumbs(inputs: Inputs) -> Kernel:
+    """Differences without their largest (`gamma`) and smallest elements."""
+    return _mix(inputs, outliers(inputs), consensus=False)
+
+
+def breadcrumbs_ties(inputs: Inputs) -> Kernel:
+    """breadcrumbs with the consensus of ties."""
+    return _mix(inputs, outliers(inputs), consensus=True)
+
+
+def _mix(inputs: Inputs, prune: Prune, consensus: bool) -> Kernel:
+    """b + lambda sum(w d s) / sum(w s): d pruned, s 1 or whether d has the sign of the weighted sum."""
+    weights = [inputs.qs(one) for one in inputs.weights()]
+    scale, normalize = inputs.shared["lambda"], inputs.shared["normalize"]
+    q = inputs.q
+
+    def kernel(block: Block) -> Array:
+        assert block.base is not None
+        deltas = inputs.deltas(block)
+        for i, weight in enumerate(weights):
+            deltas[i] = prune(i, deltas[i], block.start)
+            np.multiply(deltas[i], weight, out=deltas[i])
+            deltas[i] = q(deltas[i])
+        mixed, divisor = _agreed(inputs, weights, deltas) if consensus else _summed(inputs, weights, deltas)
+        if normalize:
+            mixed = q(np.divide(mixed, divisor, out=mixed))
+        if scale != 1:
+            mixed = q(np.multiply(mixed, inputs.work(scale), out=mixed))
+        return q(np.add(mixed, block.base, out=mixed))
+
+    return kernel if inputs.models else base_only
+
+
+def _summed(inputs: Inputs, weights: list[float], deltas: list[Array]) -> tuple[Array, Array]:
+    total = deltas[0]
+    for delta in deltas[1:]:
+        np.add(total, delta, out=total)
+    divisor = inputs.qs(float(np.sum(np.array(weights, inputs.work))))
+    return inputs.q(total), divisor if abs(divisor) >= 1e-8 else inputs.work(1)
+
+
+def _agreed(inputs: Inputs, weights: list[float], deltas: list[Array]) -> tuple[Array, Array]:
+    """Sums of the differences, and of the weights, that have the elected sign; + where the sum is 0."""
+    elected = deltas[0].copy()
+    for delta in deltas[1:]:
+        np.add(elected, delta, out=elected)
+    positive = inputs.q(elected) >= 0
+    above, below = np.zeros_like(elected), np.zeros_like(elected)
+    for weight, delta in zip(weights, deltas, strict=True):
+        agree = np.where(positive, delta > 0, delta < 0)
+        np.add(above, delta, out=above, where=agree)
+        np.add(below, weight, out=below, where=agree)
+    below = inputs.q(below)
+    below[below == 0] = 1
+    return inputs.q(above), below

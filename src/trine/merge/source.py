@@ -1,0 +1,104 @@
+"""Tensors out of files block by block, into buffers that a worker uses again and again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trine.errors import TrineError
+from trine.merge.arithmetic import not_finite, widen
+from trine.merge.dtypes import STORED, Array, rounded
+from trine.merge.plan import Tensor
+
+
+class NotFinite(TrineError):
+    """An input holds NaN or infinity."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__(tensor.name)
+        self.tensor = tensor
+
+
+class Files:
+    """Input files, each opened once. Reads are positioned, so threads share them."""
+
+    def __init__(self) -> None:
+        self._handles: dict[Path, int] = {}
+
+    def open(self, path: Path) -> int:
+        """The file's handle."""
+        if path not in self._handles:
+            self._handles[path] = os.open(path, os.O_RDONLY)
+        return self._handles[path]
+
+    def close(self) -> None:
+        """Close every file."""
+        for handle in self._handles.values():
+            os.close(handle)
+        self._handles.clear()
+
+
+class Buffers:
+    """Arrays by purpose, kept and grown: one set per worker."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[Any, Array] = {}
+
+    def get(self, key: Any, count: int, dtype: Any) -> Array:
+        """`count` uninitialised elements; the same memory for the same key."""
+        found = self._arrays.get((key, dtype))
+        if found is None or len(found) < count:
+            found = self._arrays[key, dtype] = np.empty(max(count, 1 << 16), dtype)
+        return found[:count]
+
+
+class Stored:
+    """A tensor in a file, as the methods read it. Raises NotFinite unless told otherwise."""
+
+    def __init__(
+        self, tensor: Tensor, handle: int, buffers: Buffers, slot: int, work: Any, cast: str | None, finite: bool
+    ) -> None:
+        """`cast`: a type to round to on reading. `finite`: whether NaN and infinity are refused."""
+        self.tensor, self.handle, self.buffers, self.slot = tensor, handle, buffers, slot
+        self.work, self.cast, self.finite = work, cast, finite
+
+    def read(self, start: int, stop: int) -> Array:
+        """Elements [start, stop) in the type of the arithmetic; valid until the next read of this slot."""
+        info = self.tensor.info
+        kind = STORED[info.dtype]
+        raw = self.buffers.get((self.slot, "raw"), stop - start, kind)
+        read_into(self.handle, raw, info.offset + start * kind.itemsize, info.file)
+        values = widen(raw, info.dtype, self.buffers.get((self.slot, "wide"), stop - start, self.work))
+        if self.finite and not_finite(values):
+            raise NotFinite(self.tensor)
+        if self.cast is not None and self.cast != info.dtype:
+            values = rounded(values, self.cast)
+        return values
+
+
+def read_into(handle: int, array: Array, offset: int, path: Path) -> None:
+    """Fill `array` from a file. Raises TrineError when the file is too short by now or cannot be read."""
+    view = array.data.cast("B")
+    done = 0
+    while done < len(view):
+        try:
+            count = os.preadv(handle, [view[done:]], offset + done)
+        except OSError as error:
+            raise TrineError(f"{path}: cannot be read at byte {offset + done} ({error.strerror})") from None
+        if count == 0:
+            raise TrineError(f"{path}: ends at byte {offset + done}, while it is read; the file was cut")
+        done += count
+
+
+def count_not_finite(tensor: Tensor, handle: int, block: int = 1 << 20) -> int:
+    """How many elements of a tensor are NaN or infinite."""
+    kind, size, count = STORED[tensor.info.dtype], int(np.prod(tensor.info.shape, dtype=np.int64)), 0
+    for start in range(0, size, block):
+        raw = np.empty(min(block, size - start), kind)
+        read_into(handle, raw, tensor.info.offset + start * kind.itemsize, tensor.info.file)
+        work = np.float64 if tensor.info.dtype == "F64" else np.float32
+        count += int(np.count_nonzero(~np.isfinite(widen(raw, tensor.info.dtype, np.empty(len(raw), work)))))
+    return count
