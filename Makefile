@@ -29,11 +29,9 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/pyright
 
 bench: $(VENV)/.ready-dev
-	$(BIN)/python bench/startup.py
-	$(BIN)/python bench/loader.py
-	$(BIN)/python bench/tokenizer.py
-	$(BIN)/python bench/decode.py
-	$(BIN)/python bench/train_step.py $(ARGS)
+	@failed=; for one in startup.py loader.py tokenizer.py decode.py "train_step.py $(ARGS)"; do \
+		echo "$(BIN)/python bench/$$one"; $(BIN)/python bench/$$one || failed="$$failed $${one%% *}"; \
+	done; [ -z "$$failed" ] || { echo "goal missed or failed:$$failed"; exit 1; }
 
 soak: $(VENV)/.ready-dev
 	$(BIN)/python bench/faults.py $(ARGS)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from trine.errors import BadInput
 from trine.model.decode import generate, keep_prompt
 from trine.model.hf import load_model
 from trine.model.hf_config import end_tokens
+from trine.model.prompt_cache import KeptPrompt, fingerprint
 from trine.model.sampling import Sampling
 
 Messages = Sequence[dict[str, str]]
@@ -95,7 +96,7 @@ class TextModel:
         self.model = load_model(folder, dtype, device)
         ends = end_tokens(folder) | ({self.opened.eos} if self.opened.eos is not None else set())
         self.stop = frozenset(ends)
-        self.kept: Path | None = None
+        self.kept: KeptPrompt | None = None
 
     def encode(self, prompt: str) -> list[int]:
         """The tokens of a text to go on from, with the token that begins a text. Raises BadInput for none."""
@@ -110,8 +111,11 @@ class TextModel:
 
     def keep(self, path: Path, prompts: Sequence[Sequence[int]]) -> None:
         """Take what all prompts begin with from the prompt cache `path`, written now if it is new. Raises BadInput."""
-        keep_prompt(path, self.model, prompts)
-        self.kept = path
+        self.kept = keep_prompt(path, self.model, prompts)
+
+    def request(self, prompts: Sequence[Sequence[int]], sampling: Sampling, limits: dict[str, Any]) -> dict[str, Any]:
+        """All that decides the texts of `complete_all`, as JSON takes it."""
+        return {"model": fingerprint(self.model), "prompts": prompts, "sampling": asdict(sampling)} | limits
 
     def complete(
         self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, stop: Sequence[str] = ()
@@ -129,10 +133,15 @@ class TextModel:
         stop: Sequence[str] = (),
         samples: int = 1,
         batch_rows: int = 16,
+        without: Collection[tuple[int, int]] = (),
     ) -> Iterator[Completion]:
-        """Yield `samples` continuations of each prompt as their batches end; prompts alike in length go together."""
+        """Yield `samples` continuations of each prompt as their batches end; prompts alike in length go together.
+
+        `without` names those, by prompt and sample, that are not wanted.
+        """
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        wanted = [Completion(i, k, stream=i * samples + k) for i in order for k in range(samples)]
+        pairs = [(i, k) for i in order for k in range(samples) if (i, k) not in without]
+        wanted = [Completion(i, k, stream=i * samples + k) for i, k in pairs]
         for begin in range(0, len(wanted), batch_rows):
             rows = wanted[begin : begin + batch_rows]
             pieces = self._pieces([prompts[row.prompt] for row in rows], rows, max_new_tokens, sampling, stop)

@@ -23,7 +23,7 @@ def test_a_kept_prompt_gives_the_same_tokens_without_being_read(
     expected = texts(model, prompts, 12, GREEDY)
     keep_prompt(tmp_path / "kept", model, prompts)
     before = (tmp_path / "kept").read_bytes()
-    keep_prompt(tmp_path / "kept", model, prompts)
+    kept = keep_prompt(tmp_path / "kept", model, prompts)
     assert (tmp_path / "kept").read_bytes() == before
     read: list[int] = []
     original = AfmoeContext.read
@@ -33,18 +33,18 @@ def test_a_kept_prompt_gives_the_same_tokens_without_being_read(
         return original(self, rows)
 
     monkeypatch.setattr(AfmoeContext, "read", counting)
-    assert texts(model, prompts, 12, GREEDY, kept=tmp_path / "kept") == expected
+    assert texts(model, prompts, 12, GREEDY, kept=kept) == expected
     assert read[0] == 30
-    assert texts(model, prompts[1:2], 12, GREEDY, kept=tmp_path / "kept") == expected[1:2]
+    assert texts(model, prompts[1:2], 12, GREEDY, kept=kept) == expected[1:2]
 
 
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     model = small_model(bias=0.2).eval()
     path = tmp_path / "kept"
-    keep_prompt(path, model, [[1, 2, 3, 4]])
+    kept = keep_prompt(path, model, [[1, 2, 3, 4]])
     for prompt, said in (([1, 2, 9, 4], "begins with 2"), ([1, 2, 3], "begins with 3"), ([1], "begins with 1")):
         with pytest.raises(BadInput, match=said):
-            next(generate(model, [prompt], 1, kept=path))
+            next(generate(model, [prompt], 1, kept=kept))
     with pytest.raises(BadInput, match="another model or --dtype"):
         keep_prompt(path, small_model(seed=4), [[1, 2, 3, 4]])
     with pytest.raises(BadInput, match="another model or --dtype"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +15,7 @@ from cyclopts.validators import Number
 
 from trine.cli.live import watching
 from trine.cli.result import Shown
+from trine.cli.unfinished import Unfinished, partial_path
 from trine.errors import BadInput
 from trine.manifest import write_file
 
@@ -33,7 +34,8 @@ def generate(
         Parameter(help="Many prompts: a text per line, or .jsonl with `prompt` (or `messages`) in each line."),
     ] = None,
     out: Annotated[
-        Path | None, Parameter(help="Write one JSON line per completion here, in the prompts' order.")
+        Path | None,
+        Parameter(help="Write one JSON line per completion here, in the prompts' order. Stopped, it is gone on with."),
     ] = None,
     chat: Annotated[
         bool, Parameter(help="A prompt is a user's message; conversations go through the model's chat template.")
@@ -88,24 +90,31 @@ def generate(
         completion = _stream(opened, tokens[0], max_new_tokens, sampling, stop)
         text = completion if chat else given[0]["prompt"] + completion
         return Shown(given[0] | {"completion": completion}, "" if _same_terminal() else text)
-    completions = opened.complete_all(tokens, max_new_tokens, sampling, stop=stop, samples=samples, batch_rows=batch)
-    done = _watched(completions, len(given) * samples)
+    limits = {"max_new_tokens": max_new_tokens, "stop": stop, "samples": samples}
+    done = _complete_all(opened, tokens, sampling, batch, out, limits)
     records = [given[one.prompt] | _record(one) for one in done]
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     if out is not None:
         write_file(out, lines)
+        partial_path(out).unlink()
     total = sum(one.tokens for one in done)
     summary = {"completions": len(done), "new_tokens": total} | ({"out": str(out)} if out else {"results": records})
     return Shown(summary, lines if out is None else f"{len(done)} completions, {total:,} new tokens: {out}")
 
 
-def _watched(completions: Iterable[Completion], total: int) -> list[Completion]:
-    """All of them in the prompts' order, progress shown while they come."""
-    done: list[Completion] = []
+def _complete_all(
+    opened: TextModel, tokens: list[list[int]], sampling: Sampling, batch: int, out: Path | None, limits: dict[str, Any]
+) -> list[Completion]:
+    """All completions in the prompts' order, progress shown while they come; with `out` kept beside it at once."""
+    partial = None if out is None else Unfinished(out, opened.request(tokens, sampling, limits))
+    done = partial.done() if partial else []
+    had = {(one.prompt, one.sample) for one in done}
     with watching() as watch:
-        for one in completions:
+        for one in opened.complete_all(tokens, sampling=sampling, batch_rows=batch, without=had, **limits):
             done.append(one)
-            watch.progress(len(done), total, "generate: completions")
+            if partial:
+                partial.add(one)
+            watch.progress(len(done), len(tokens) * limits["samples"], "generate: completions")
     return sorted(done, key=lambda one: (one.prompt, one.sample))
 
 

@@ -18,7 +18,7 @@ from trine.model.afmoe import Afmoe
 from trine.model.cache import Cache
 from trine.model.causal import CausalModel
 from trine.model.native_step import native_step
-from trine.model.prompt_cache import load_prompt, read_tokens, save_prompt
+from trine.model.prompt_cache import KeptPrompt, open_prompt, save_prompt
 from trine.model.sampling import Sampling, choose
 
 _READ_TOKENS = 4096
@@ -133,14 +133,15 @@ def common_beginning(prompts: Sequence[Tokens]) -> int:
     return next((i for i in range(limit) if low[i] != high[i]), limit)
 
 
-def keep_prompt(path: Path, model: Afmoe | CausalModel, prompts: Sequence[Tokens]) -> None:
-    """Write what all prompts begin with to a prompt cache, or check one that exists. Raises BadInput."""
+def keep_prompt(path: Path, model: Afmoe | CausalModel, prompts: Sequence[Tokens]) -> KeptPrompt:
+    """What all prompts begin with, read and written to a prompt cache, or taken from one. Raises BadInput."""
     check_prompts(prompts, model.output_weight.shape[0])
     if not isinstance(model, Afmoe):
         raise BadInput(f"a prompt cache is kept for AFMoE models only; this one is {model.config.model_type}")
     if path.exists():
-        read_tokens(path, prompts, model)
-        return
+        kept = open_prompt(path, model)
+        kept.check(prompts)
+        return kept
     shared = list(prompts[0][: common_beginning(prompts)])
     if not shared:
         raise BadInput(
@@ -150,6 +151,7 @@ def keep_prompt(path: Path, model: Afmoe | CausalModel, prompts: Sequence[Tokens
     with torch.no_grad():
         context.read([shared])
     save_prompt(path, context.cache, shared, model)
+    return open_prompt(path, model)
 
 
 def read_prompts(context: Context, prompts: Sequence[Tokens], held: int) -> Tensor:
@@ -174,13 +176,13 @@ def generate(
     choices: int | None = None,
     streams: Sequence[int] | None = None,
     ended: set[int] | None = None,
-    kept: Path | None = None,
+    kept: KeptPrompt | None = None,
 ) -> Iterator[dict[int, int]]:
     """Yield, step by step, the new token of each prompt (by its place in `prompts`) that goes on.
 
     A prompt ends after `max_new_tokens`, at a token of `stop`, which is not yielded, or when the caller adds it to
     `ended`. `choices` bounds the ids that may be drawn: the tokenizer's size where the model's vocabulary is padded
-    beyond it. `streams` numbers the texts for their draws; default: their places. `kept` is a file of `keep_prompt`.
+    beyond it. `streams` numbers the texts for their draws; default: their places. `kept` comes from `keep_prompt`.
     Raises BadInput for an empty or foreign prompt.
     """
     check_prompts(prompts, model.output_weight.shape[0])
@@ -189,7 +191,8 @@ def generate(
     context = new_context(model, max(map(len, prompts)) + max_new_tokens)
     held = 0
     if kept is not None and isinstance(context, AfmoeContext):
-        held = load_prompt(kept, context.cache, read_tokens(kept, prompts, context.model))
+        kept.check(prompts)
+        held = kept.fill(context.cache)
     logits = read_prompts(context, prompts, held)
     live, histories = list(range(len(prompts))), [list(prompt) for prompt in prompts]
     for i in range(max_new_tokens):

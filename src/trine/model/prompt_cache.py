@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -47,33 +48,52 @@ def save_prompt(path: Path, cache: Cache, tokens: list[int], model: Afmoe) -> No
     write_file(path, save(tensors, header))
 
 
-def read_tokens(path: Path, prompts: Sequence[Sequence[int]], model: Afmoe) -> list[int]:
-    """The tokens of a file, all prompts beginning with them. Raises BadInput when it does not fit model or prompts."""
-    header = _header(path)
-    if header.get("kind") != _KIND:
-        raise BadInput(f"{path}: is no prompt cache; name a new file, or one that --prompt-cache wrote")
-    if header["model"] != fingerprint(model):
-        raise BadInput(f"{path}: was written by another model or --dtype; name another file, or remove this one")
-    tokens: list[int] = json.loads(header["tokens"])
-    for i, prompt in enumerate(prompts):
-        pairs = enumerate(zip(tokens, prompt, strict=False))
-        same = next((k for k, (a, b) in pairs if a != b), min(len(tokens), len(prompt)))
-        if same < len(tokens) or len(prompt) == len(tokens):
-            raise BadInput(
-                f"{path}: holds {len(tokens)} tokens, and prompt {i + 1} of {len(prompts)} ({len(prompt)} tokens) "
-                f"begins with {same} of them; it must begin with all and go on. Name another file, or remove this one"
-            )
-    return tokens
+@dataclass(frozen=True)
+class KeptPrompt:
+    """A prompt cache in memory, found to fit a model."""
+
+    path: Path
+    tokens: list[int]
+    layers: list[tuple[Tensor, Tensor]]
+    """Each layer's keys and values [H, S, D]."""
+
+    def check(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Raise BadInput unless all prompts begin with the tokens and go on."""
+        for i, prompt in enumerate(prompts):
+            pairs = enumerate(zip(self.tokens, prompt, strict=False))
+            same = next((k for k, (a, b) in pairs if a != b), min(len(self.tokens), len(prompt)))
+            if same < len(self.tokens) or len(prompt) == len(self.tokens):
+                raise BadInput(
+                    f"{self.path}: holds {len(self.tokens)} tokens, and prompt {i + 1} of {len(prompts)} "
+                    f"({len(prompt)} tokens) begins with {same} of them; it must begin with all and go on. "
+                    "Name another file, or remove this one"
+                )
+
+    def fill(self, cache: Cache) -> int:
+        """Fill the one row of an empty cache; the tokens it then holds. Raises BadInput when shapes differ."""
+        for layer, (key, value) in zip(cache.layers, self.layers, strict=True):
+            _fill(layer.key, key, self.path)
+            _fill(layer.value, value, self.path)
+        cache.lengths = [len(self.tokens)]
+        return len(self.tokens)
 
 
-def load_prompt(path: Path, cache: Cache, tokens: list[int]) -> int:
-    """Fill the one row of an empty `cache` from a file that holds `tokens`; how many they are. Raises BadInput."""
-    with safe_open(path, "pt") as file:
-        for i, layer in enumerate(cache.layers):
-            _fill(layer.key, file.get_tensor(f"layers.{i}.key"), path)
-            _fill(layer.value, file.get_tensor(f"layers.{i}.value"), path)
-    cache.lengths = [len(tokens)]
-    return len(tokens)
+def open_prompt(path: Path, model: Afmoe) -> KeptPrompt:
+    """Read a prompt cache. Raises BadInput when it is none, or another model's."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("kind") != _KIND:
+                raise BadInput(f"{path}: is no prompt cache; name a new file, or one that --prompt-cache wrote")
+            if header["model"] != fingerprint(model):
+                raise BadInput(
+                    f"{path}: was written by another model or --dtype; name another file, or remove this one"
+                )
+            names = [(f"layers.{i}.key", f"layers.{i}.value") for i in range(model.config.num_hidden_layers)]
+            layers = [(file.get_tensor(key), file.get_tensor(value)) for key, value in names]
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: not a safetensors file ({error})") from None
+    return KeptPrompt(path, json.loads(header["tokens"]), layers)
 
 
 def _fill(buffer: Tensor, stored: Tensor, path: Path) -> None:
@@ -81,11 +101,3 @@ def _fill(buffer: Tensor, stored: Tensor, path: Path) -> None:
     if buffer[0, :, :slots].shape != stored.shape or buffer.dtype != stored.dtype:
         raise BadInput(f"{path}: holds {list(stored.shape)} {stored.dtype}, the model's cache {list(buffer.shape[1:])}")
     buffer[0, :, :slots] = stored
-
-
-def _header(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path}: not a safetensors file ({error})") from None
