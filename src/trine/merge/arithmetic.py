@@ -1,18 +1,68 @@
-"""The sums that methods share: weighted sums of blocks, and all inner products of a set of vectors."""
+"""The loops that methods share, over blocks of numbers: kernels in C where a compiler is there, numpy to the same bits.
+
+Kernels take contiguous arrays; numpy serves whatever they do not know (fp64, fp16).
+"""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import numpy as np
 
 from trine.merge import dtypes
 from trine.merge.dtypes import Array
+from trine.native.build import library
+
+
+@cache
+def _kernels() -> ctypes.CDLL | None:
+    found = library("merge")
+    if found is not None:
+        pointer, long, single = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+        found.widen_bf16.argtypes = [pointer, pointer, long]
+        found.narrow_bf16.argtypes = [pointer, pointer, long]
+        found.weighted_sum.argtypes = [pointer, pointer, long, long]
+        found.scan.argtypes = [pointer, long, single, single, pointer, pointer, pointer, long]
+        found.scan.restype = long
+        found.agree.argtypes = [pointer, pointer, long, pointer, pointer, long]
+        found.draw.argtypes = [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, pointer, long]
+    return found
+
+
+def _single(*arrays: Array) -> bool:
+    return all(one.dtype == np.float32 and one.flags.c_contiguous for one in arrays)
+
+
+def _addresses(arrays: Sequence[Array]) -> Array:
+    return np.array([one.ctypes.data for one in arrays], np.uint64)
+
+
+def widen(raw: Array, stored: str, out: Array) -> bool:
+    """`raw`, as `dtypes.STORED` reads it, into the fp32 or fp64 array `out`; whether all of it is finite."""
+    if (c := _kernels()) and stored == "BF16" and _single(out) and raw.flags.c_contiguous:
+        return not c.widen_bf16(raw.ctypes.data, out.ctypes.data, raw.size)
+    dtypes.widen(raw, stored, out)
+    return bool(np.isfinite(out).all())
+
+
+def narrow(values: Array, stored: str) -> Array:
+    """fp32 or fp64 `values` rounded to nearest even, as `dtypes.STORED` holds them."""
+    if (c := _kernels()) and stored == "BF16" and _single(values):
+        out = np.empty(values.shape, np.uint16)
+        c.narrow_bf16(values.ctypes.data, out.ctypes.data, values.size)
+        return out
+    return dtypes.narrow(values, stored)
 
 
 def weighted_sum(weights: Sequence[float], arrays: Sequence[Array]) -> Array:
     """sum_i w_i x_i in the order given, each step rounded once (a fused multiply-add); overwrites the first array."""
     total = arrays[0]
+    if (c := _kernels()) and _single(*arrays):
+        factors = np.array(weights, np.float32)
+        c.weighted_sum(_addresses(arrays).ctypes.data, factors.ctypes.data, len(arrays), total.size)
+        return total
     np.multiply(total, total.dtype.type(weights[0]), out=total)
     for weight, values in zip(weights[1:], arrays[1:], strict=True):
         _add_scaled(total, weight, values)
@@ -27,6 +77,49 @@ def _add_scaled(total: Array, weight: float, values: Array) -> None:
         total[...] = np.float64(np.float32(weight)) * values.astype(np.float64) + total
 
 
+def agree(weights: Sequence[float], deltas: Sequence[Array]) -> tuple[Array, Array]:
+    """Of weighted differences: sums of those, and of their weights, that have the sign of the sum of all.
+
+    The sign is + where that sum is 0; a sum of weights that is 0 becomes 1 (TIES, Yadav et al. 2023, section 3).
+    """
+    above, below = np.zeros_like(deltas[0]), np.zeros_like(deltas[0])
+    if (c := _kernels()) and _single(*deltas):
+        factors, addresses = np.array(weights, np.float32), _addresses(deltas)
+        places = (addresses.ctypes.data, factors.ctypes.data, len(deltas), above.ctypes.data, below.ctypes.data)
+        c.agree(*places, above.size)
+        return above, below
+    positive = sum(deltas[1:], deltas[0]) >= 0
+    for weight, delta in zip(weights, deltas, strict=True):
+        same = np.where(positive, delta > 0, delta < 0)
+        np.add(above, delta, out=above, where=same)
+        np.add(below, weight, out=below, where=same)
+    below[below == 0] = 1
+    return above, below
+
+
+def scan(scores: Array, low: float, high: float, start: int) -> tuple[int, int, int, Array, Array]:
+    """How many scores lie above `high`, at `high` and at `low`; those strictly between, and their places."""
+    if (c := _kernels()) and _single(scores):
+        counts = np.empty(3, np.int64)
+        values, places = np.empty(scores.size, np.float32), np.empty(scores.size, np.int64)
+        to = (counts.ctypes.data, values.ctypes.data, places.ctypes.data)
+        kept = c.scan(scores.ctypes.data, scores.size, low, high, *to, start)
+        return int(counts[0]), int(counts[1]), int(counts[2]), values[:kept].copy(), places[:kept].copy()
+    inside = np.flatnonzero((scores > low) & (scores < high))
+    counted = (int(np.count_nonzero(one)) for one in (scores > high, scores == high, scores == low))
+    above, at_high, at_low = counted
+    return above, at_high, at_low, scores[inside], inside + start
+
+
+def draw(place: int, first: int, second: int, count: int) -> Array | None:
+    """32 random bits for elements from `place` on (see `methods.keyed`), or None where there is no kernel."""
+    if c := _kernels():
+        out = np.empty(count, np.uint32)
+        c.draw(place, first, second, out.ctypes.data, count)
+        return out
+    return None
+
+
 def gram(blocks: Iterable[Sequence[Array]], count: int) -> Array:
     """All inner products [count, count] of `count` vectors given block by block, summed in fp64."""
     total = np.zeros((count, count))
@@ -35,23 +128,3 @@ def gram(blocks: Iterable[Sequence[Array]], count: int) -> Array:
             for j in range(i + 1):
                 total[i, j] += np.dot(left, arrays[j])
     return total + np.tril(total, -1).T
-
-
-def row_sums(values: Array, columns: int) -> Array:
-    """Sums of rows [rows, 1] of a flat block."""
-    return values.reshape(-1, columns).sum(axis=1, dtype=np.float64, keepdims=True)
-
-
-def widen(raw: Array, stored: str, out: Array) -> Array:
-    """`raw`, as `dtypes.STORED` reads it, into the fp32 or fp64 array `out`."""
-    return dtypes.widen(raw, stored, out)
-
-
-def narrow(values: Array, stored: str) -> Array:
-    """fp32 or fp64 `values` rounded to nearest even, as `dtypes.STORED` holds them."""
-    return dtypes.narrow(values, stored)
-
-
-def not_finite(values: Array) -> bool:
-    """Whether an array holds NaN or infinity."""
-    return not np.isfinite(values).all()

@@ -86,7 +86,9 @@ class _Wide:
 
     def read(self, start: int, stop: int) -> Array:
         raw = self.raw[start:stop]
-        return widen(raw, self.stored, np.empty(len(raw), np.float32))
+        values = np.empty(len(raw), np.float32)
+        widen(raw, self.stored, values)
+        return values
 
 
 def _hash_seconds(plan: Plan) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from trine.errors import TrineError
-from trine.merge.arithmetic import not_finite, widen
+from trine.merge import dtypes
+from trine.merge.arithmetic import widen
 from trine.merge.dtypes import STORED, Array, rounded
 from trine.merge.plan import Tensor
 
@@ -71,8 +72,8 @@ class Stored:
         kind = STORED[info.dtype]
         raw = self.buffers.get((self.slot, "raw"), stop - start, kind)
         read_into(self.handle, raw, info.offset + start * kind.itemsize, info.file)
-        values = widen(raw, info.dtype, self.buffers.get((self.slot, "wide"), stop - start, self.work))
-        if self.finite and not_finite(values):
+        values = self.buffers.get((self.slot, "wide"), stop - start, self.work)
+        if not widen(raw, info.dtype, values) and self.finite:
             raise NotFinite(self.tensor)
         if self.cast is not None and self.cast != info.dtype:
             values = rounded(values, self.cast)
@@ -100,5 +101,5 @@ def count_not_finite(tensor: Tensor, handle: int, block: int = 1 << 20) -> int:
         raw = np.empty(min(block, size - start), kind)
         read_into(handle, raw, tensor.info.offset + start * kind.itemsize, tensor.info.file)
         work = np.float64 if tensor.info.dtype == "F64" else np.float32
-        count += int(np.count_nonzero(~np.isfinite(widen(raw, tensor.info.dtype, np.empty(len(raw), work)))))
+        count += int(np.count_nonzero(~np.isfinite(dtypes.widen(raw, tensor.info.dtype, np.empty(len(raw), work)))))
     return count

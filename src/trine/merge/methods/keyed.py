@@ -10,6 +10,7 @@ import hashlib
 
 import numpy as np
 
+from trine.merge.arithmetic import draw
 from trine.merge.dtypes import Array
 
 _FIRST, _SECOND = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
@@ -24,20 +25,24 @@ def key_of(seed: int, tensor: str, model: str) -> int:
 
 def random_bits(key: int, start: int, count: int) -> Array:
     """32 random bits (uint32) for each of the elements start, start + 1, ..."""
-    places = np.arange(start, start + count, dtype=np.uint64)
-    bits = places.astype(np.uint32)
-    upper = int(places[0] >> 32) if count else 0
-    out = _mixed(bits, key, upper)
-    if count and int(places[-1] >> 32) != upper:
-        first = int(np.searchsorted(places, np.uint64(upper + 1 << 32)))
-        out[first:] = _mixed(bits[first:], key, upper + 1)
+    out = np.empty(count, np.uint32)
+    place = start
+    while place < start + count:  # each 2^32 elements have a key of their own
+        stop = min(start + count, (place >> 32) + 1 << 32)
+        out[place - start : stop - start] = _mixed(place, stop - place, (key + (place >> 32) * _GOLDEN) % 2**64)
+        place = stop
     return out
 
 
-def _mixed(bits: Array, key: int, upper: int) -> Array:
-    key = (key + upper * _GOLDEN) % 2**64
-    for half in (key & 0xFFFFFFFF, key >> 32):
-        bits = bits ^ np.uint32(half)
+def _mixed(place: int, count: int, key: int) -> Array:
+    first, second = key & 0xFFFFFFFF, key >> 32
+    place &= 0xFFFFFFFF
+    drawn = draw(place, first, second, count)
+    if drawn is not None:
+        return drawn
+    bits = np.arange(place, place + count, dtype=np.uint64).astype(np.uint32)
+    for half in (first, second):
+        bits ^= np.uint32(half)
         bits ^= bits >> 16
         bits *= _FIRST
         bits ^= bits >> 15

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trine.merge.arithmetic import scan
 from trine.merge.dtypes import Array
 
 Spans = Sequence[tuple[int, int]]
@@ -92,12 +93,12 @@ class _Bracket:
     def see(self, scores: Array, start: int) -> None:
         """Count and collect from a block."""
         self.spans.append((start, start + len(scores)))
-        self.above += int(np.count_nonzero(scores > self.high))
-        self.at_high.append(int(np.count_nonzero(scores == self.high)))
-        self.at_low.append(int(np.count_nonzero(scores == self.low)) if self.low < self.high else 0)
-        inside = np.flatnonzero((scores > self.low) & (scores < self.high))
-        self.values.append(scores[inside])
-        self.places.append(inside + start)
+        above, at_high, at_low, values, places = scan(scores, self.low, self.high, start)
+        self.above += above
+        self.at_high.append(at_high)
+        self.at_low.append(at_low if self.low < self.high else 0)
+        self.values.append(values)
+        self.places.append(places)
 
     def pick(self, scores: Scores) -> Cut | None:
         """The cut, or None when the rank lies outside the bracket."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from trine.merge.arithmetic import agree
 from trine.merge.dtypes import Array
 from trine.merge.methods.inputs import Block, Inputs, Kernel, base_only
 from trine.merge.methods.prune import Prune, by_rank, magnitude, outliers, random, whole
@@ -87,15 +88,5 @@ def _summed(inputs: Inputs, weights: list[float], deltas: list[Array]) -> tuple[
 
 def _agreed(inputs: Inputs, weights: list[float], deltas: list[Array]) -> tuple[Array, Array]:
     """Sums of the differences, and of the weights, that have the elected sign; + where the sum is 0."""
-    elected = deltas[0].copy()
-    for delta in deltas[1:]:
-        np.add(elected, delta, out=elected)
-    positive = inputs.q(elected) >= 0
-    above, below = np.zeros_like(elected), np.zeros_like(elected)
-    for weight, delta in zip(weights, deltas, strict=True):
-        agree = np.where(positive, delta > 0, delta < 0)
-        np.add(above, delta, out=above, where=agree)
-        np.add(below, weight, out=below, where=agree)
-    below = inputs.q(below)
-    below[below == 0] = 1
-    return inputs.q(above), below
+    above, below = agree(weights, deltas)
+    return inputs.q(above), inputs.q(below)

@@ -1,0 +1,95 @@
+"""The kernels in C and their twins in numpy, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trine.merge import arithmetic
+from trine.merge.dtypes import Array, narrow, widen
+
+RNG = np.random.default_rng(5)
+
+
+def twins(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> tuple[Any, Any]:
+    """What the kernel gives and what numpy gives; skipped without a compiler."""
+    if arithmetic._kernels() is None:
+        pytest.skip("no C compiler")
+    one = call()
+    monkeypatch.setattr(arithmetic, "_kernels", lambda: None)
+    return one, call()
+
+
+def bit_patterns() -> Array:
+    """Every bf16 number with every kind of lower half, as fp32."""
+    upper = np.arange(1 << 16, dtype=np.uint32) << 16
+    return np.concatenate([upper | low for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)]).view(np.float32)
+
+
+def test_bf16_is_rounded_to_nearest_even(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    values = bit_patterns()
+    one, other = twins(monkeypatch, lambda: arithmetic.narrow(values, "BF16"))
+    np.testing.assert_array_equal(one, other)
+    peer = torch.from_numpy(values).bfloat16().view(torch.int16).numpy().view(np.uint16)
+    finite = ~np.isnan(values)
+    np.testing.assert_array_equal(one[finite], peer[finite])
+    assert np.isnan(widen(one[~finite], "BF16", np.empty((~finite).sum(), np.float32))).all()
+
+
+def test_bf16_is_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = np.arange(1 << 16, dtype=np.uint16)
+
+    def call() -> Array:
+        out = np.empty(len(raw), np.float32)
+        assert not arithmetic.widen(raw, "BF16", out)
+        assert arithmetic.widen(raw[:100], "BF16", out[:100])
+        return out.view(np.uint32)
+
+    one, other = twins(monkeypatch, call)
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(narrow(other.view(np.float32), "BF16")[:0x7F80], raw[:0x7F80])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_weighted_sums(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    arrays = RNG.standard_normal((count, 5001)).astype(np.float32)
+    weights = RNG.standard_normal(count).tolist()
+    one, other = twins(monkeypatch, lambda: arithmetic.weighted_sum(weights, [a.copy() for a in arrays]))
+    np.testing.assert_array_equal(one, other)
+    exact = np.tensordot(np.array(weights, np.float32).astype(np.float64), arrays.astype(np.float64), 1)
+    np.testing.assert_allclose(one, exact, atol=2e-6)
+
+
+def test_elections(monkeypatch: pytest.MonkeyPatch) -> None:
+    deltas = [(RNG.standard_normal(5001) * (RNG.random(5001) < 0.6)).astype(np.float32) for _ in range(3)]
+    deltas[1][:50] = -deltas[0][:50]
+    deltas[2][:50] = 0
+    one, other = twins(monkeypatch, lambda: arithmetic.agree([0.5, 0.3, -0.2], deltas))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = np.round(np.abs(RNG.standard_normal(5001)) * 8).astype(np.float32)
+    one, other = twins(monkeypatch, lambda: arithmetic.scan(scores, 4.0, 9.0, 1000))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trine.merge.methods.keyed import random_bits
+
+    one, other = twins(monkeypatch, lambda: random_bits(0x123456789ABCDEF0, 2**32 - 700, 2000))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_merging_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, trine.merge.engine, trine.merge.estimate, trine.cli.merge; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
