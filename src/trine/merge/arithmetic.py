@@ -60,8 +60,8 @@ def weighted_sum(weights: Sequence[float], arrays: Sequence[Array]) -> Array:
     """sum_i w_i x_i in the order given, each step rounded once (a fused multiply-add); overwrites the first array."""
     total = arrays[0]
     if (c := _kernels()) and _single(*arrays):
-        factors = np.array(weights, np.float32)
-        c.weighted_sum(_addresses(arrays).ctypes.data, factors.ctypes.data, len(arrays), total.size)
+        factors, addresses = np.array(weights, np.float32), _addresses(arrays)  # both live until the call is over
+        c.weighted_sum(addresses.ctypes.data, factors.ctypes.data, len(arrays), total.size)
         return total
     np.multiply(total, total.dtype.type(weights[0]), out=total)
     for weight, values in zip(weights[1:], arrays[1:], strict=True):
