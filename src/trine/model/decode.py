@@ -21,7 +21,7 @@ from trine.model.native_step import native_step
 from trine.model.prompt_cache import KeptPrompt, open_prompt, save_prompt
 from trine.model.sampling import Sampling, choose
 
-_READ_TOKENS = 4096
+_READ_TOKENS = 8192
 """Tokens of a prompt that pass the model at once, over all rows."""
 _WORTH_SHARING = 8
 """A shorter common beginning is read with each prompt: copying it is another pass over the weights."""
