@@ -122,7 +122,7 @@ def test_a_compiled_model_under_block_masks_computes_the_same_states(monkeypatch
 def test_flex_attention_is_compiled_also_where_the_rest_is_not() -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    query = torch.randn(1, 2, 150, 16)
+    query, key, value = torch.randn(3, 1, 2, 150, 16)
     with uncompiled():
-        flex(query, query, query, block_mask(150, 20, None, CPU))
+        flex(query, key, value, block_mask(150, 20, None, CPU))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

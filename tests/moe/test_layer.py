@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from trine.moe.grouped import grouped_linear
 from trine.moe.layer import SparseMoE
-from trine.moe.stats import StepStats, max_violation
+from trine.moe.stats import StepStats, layer_health, max_violation
 
 D, M, E, K = 16, 8, 6, 2
 
@@ -144,10 +144,11 @@ def test_health_names_layers_and_counts_dead_experts() -> None:
     stats = StepStats()
     for _ in range(2):
         stats.add([moe(torch.randn(1, 20, D), None, with_loss=False)[1]])
-    (health,) = stats.health([3], [moe.expert_bias])
+    figures = [[float(one) for one in row] for row in stats.figures([moe.expert_bias])]
+    (health,) = layer_health([3], figures)
     assert (health.layer, health.dead) == (3, 1)
     assert health.bias_spread == pytest.approx(10)
-    assert health.max_vio == pytest.approx(max_violation(stats.counts[0]))
+    assert health.max_vio == pytest.approx(float(max_violation(stats.counts[0])))
     assert int(stats.counts[0].sum()) == 2 * 20 * K
     assert 0 < health.entropy <= math.log(E)
 

@@ -90,7 +90,7 @@ class Afmoe(nn.Module):
         collected: list[RouterStats] = []
         for i, block in enumerate(self.model.layers):
             if self.recompute and torch.is_grad_enabled():
-                x, stats = checkpoint(block, x, plan, valid, None, use_reentrant=False)
+                x, stats = checkpoint(block, x, plan, valid, None, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, stats = block(x, plan, valid, cache.layers[i] if cache is not None else None)
             if stats is not None:

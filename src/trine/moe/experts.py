@@ -34,10 +34,10 @@ class Experts(nn.Module):
 
     def _grouped(self, x_ND: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
         tokens, k = experts_NK.shape
-        order_M = experts_NK.flatten().argsort(stable=True)
+        sorted_M, order_M = experts_NK.flatten().sort(stable=True)
         slot_M = torch.empty_like(order_M)
         slot_M[order_M] = torch.arange(order_M.numel(), device=order_M.device)
-        counts_E = torch.bincount(experts_NK.flatten(), minlength=self.gate_up_proj.shape[0])
+        counts_E = _counts(sorted_M, self.gate_up_proj.shape[0])
         sorted_MD = _Dispatch.apply(x_ND, order_M, slot_M, k)
         gate, up = grouped_linear(sorted_MD, self.gate_up_proj.to(x_ND.dtype), counts_E).chunk(2, dim=-1)
         weight_M1 = weights_NK.flatten()[order_M].unsqueeze(1).to(x_ND.dtype)
@@ -64,6 +64,12 @@ class Experts(nn.Module):
         gate, up = (self.gate_up_proj[chosen].to(x_ND.dtype) @ x_MD1).chunk(2, dim=1)
         hidden = F.silu(gate) * up * weights_NK.view(-1, 1, 1).to(x_ND.dtype)
         return (self.down_proj[chosen].to(x_ND.dtype) @ hidden).view(*experts_NK.shape, -1).sum(1)
+
+
+def _counts(sorted_M: Tensor, experts: int) -> Tensor:
+    """How often each of `experts` occurs in sorted indices, int64; unlike bincount it does not wait for the device."""
+    ends_E = torch.searchsorted(sorted_M, torch.arange(experts, device=sorted_M.device), right=True)
+    return ends_E.diff(prepend=ends_E.new_zeros(1))
 
 
 class _Dispatch(torch.autograd.Function):

@@ -93,25 +93,30 @@ class StepStats:
         if self._tokens is not None:
             self._tokens += layers[0].tokens
 
-    def health(self, layers: list[int], biases: list[Tensor]) -> list[LayerHealth]:
-        """Figures per MoE layer; `layers` are block indices, `biases` the layers' selection biases."""
+    def figures(self, biases: list[Tensor]) -> list[list[Tensor]]:
+        """Of each MoE layer max_vio, entropy, dead and bias_spread, scalars on its device; see LayerHealth.
+
+        `biases` are the layers' selection biases.
+        """
         if self._tokens is None:
             return []
-        tokens = max(int(self._tokens), 1)
+        tokens = self._tokens.clamp_min(1)
         return [
-            LayerHealth(
-                layer=layer,
-                max_vio=max_violation(counts),
-                entropy=float(entropy) / tokens,
-                dead=int((counts == 0).sum()),
-                bias_spread=float(bias.max() - bias.min()),
-            )
-            for layer, counts, entropy, bias in zip(layers, self.counts, self._entropy, biases, strict=True)
+            [max_violation(counts), entropy.double() / tokens, (counts == 0).sum(), bias.max() - bias.min()]
+            for counts, entropy, bias in zip(self.counts, self._entropy, biases, strict=True)
         ]
 
 
-def max_violation(counts_E: Tensor) -> float:
-    """MaxVio = (max_i n_i - mean n) / mean n (Trinity Large report, section 2.3); 0 for no tokens."""
+def layer_health(layers: list[int], figures: list[list[float]]) -> list[LayerHealth]:
+    """`StepStats.figures` of the layers whose block indices are `layers`."""
+    return [
+        LayerHealth(layer, max_vio, entropy, int(dead), spread)
+        for layer, (max_vio, entropy, dead, spread) in zip(layers, figures, strict=True)
+    ]
+
+
+def max_violation(counts_E: Tensor) -> Tensor:
+    """MaxVio = (max_i n_i - mean n) / mean n (Trinity Large report, section 2.3), fp64 scalar; 0 for no tokens."""
     counts = counts_E.double()
     mean = counts.mean()
-    return float((counts.max() - mean) / mean) if mean > 0 else 0.0
+    return torch.where(mean > 0, (counts.max() - mean) / mean, 0.0)

@@ -70,8 +70,7 @@ class Optimizers:
                     f"optimizer state '{full_name}' has shape {list(value.shape)}, "
                     f"its parameter {list(parameter.shape)}"
                 )
-            device = parameter.device if value.dim() else value.device
-            one.state[parameter][key] = value.to(device, copy=True)
+            one.state[parameter][key] = value.to(parameter.device, copy=True)
 
 
 def build_optimizers(model: nn.Module, config: OptimConfig) -> Optimizers:

@@ -19,8 +19,9 @@ _SMALLEST = 3e-3
 """Relative singular value from which the fit holds."""
 _SLACK = 0.01
 """Each interval is widened by this share: bf16 rounding moves a singular value by up to about 2^-8."""
-_CHUNK_ELEMENTS = 1 << 18
-"""Matrices are processed in stacks of at most this many elements, so that a stack stays in cache."""
+_CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 27}
+"""Matrices are processed in stacks of at most this many elements, by device: on CPU a stack stays in cache, on CUDA it
+keeps the device busy and its temporaries below a gigabyte each."""
 
 
 @lru_cache
@@ -58,7 +59,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """
     rows, columns = matrices.shape[-2:]
     flat = matrices.reshape(-1, rows, columns)
-    per_chunk = max(1, _CHUNK_ELEMENTS // (rows * columns))
+    per_chunk = max(1, _CHUNK_ELEMENTS[matrices.device.type] // (rows * columns))
     done = [_iterate(chunk, steps) for chunk in flat.split(per_chunk)]
     return torch.cat(done).view(matrices.shape).to(matrices.dtype)
 

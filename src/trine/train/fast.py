@@ -14,8 +14,8 @@ from trine.errors import BadInput
 from trine.model.afmoe import Afmoe
 from trine.train.config import TrainConfig
 
-_WORTH_COMPILING = 1e14
-"""Floating-point operations of a run; below, about ten minutes on two cores, compiling costs more than it saves."""
+_WORTH_COMPILING = {"cpu": 1e14, "cuda": 1e17}
+"""Floating-point operations of a run by device; below, some minutes of work, compiling costs more than it saves."""
 _COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -27,10 +27,11 @@ def wants_compile(train: TrainConfig, model: Afmoe, run_flops: float) -> bool:
     """
     if train.compile == "never":
         return False
-    able = model.output_weight.device.type == "cuda" or cpp_compiler() is not None
+    device = model.output_weight.device.type
+    able = device == "cuda" or cpp_compiler() is not None
     if train.compile == "always" and not able:
         raise BadInput(f"train.compile is always, but there is no C++ compiler ({', '.join(_COMPILERS)}, or $CXX)")
-    return able and (train.compile == "always" or run_flops >= _WORTH_COMPILING)
+    return able and (train.compile == "always" or run_flops >= _WORTH_COMPILING[device])
 
 
 def cpp_compiler() -> str | None:

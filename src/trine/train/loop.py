@@ -106,7 +106,8 @@ class Run:
             begun, meter = time.monotonic(), StepMeter(self.plan.device)
             factor = timeline.lr_factor(step)
             result = self._step(step, stream, factor, meter)
-            record = self._record(step, factor, result, time.monotonic() - begun, meter)
+            parts = meter.seconds  # on CUDA: when the update is done
+            record = self._record(step, factor, result, time.monotonic() - begun, parts, meter.memory_bytes)
             if step % self.plan.eval_every == 0 or step == steps:
                 record["bits_per_byte"] = self._evaluate(timeline.span(step).train)
             self._write(record)
@@ -168,7 +169,9 @@ class Run:
                 "rate (optim.muon.lr, optim.adamw.lr) or a longer warmup (optim.schedule.warmup_steps) may help"
             ) from None
 
-    def _record(self, step: int, factor: float, result: StepResult, seconds: float, meter: StepMeter) -> dict[str, Any]:
+    def _record(
+        self, step: int, factor: float, result: StepResult, seconds: float, parts: dict[str, float], memory: int
+    ) -> dict[str, Any]:
         plan, router, span = self.plan, result.router, self.plan.timeline.span(step)
         tokens = plan.timeline.tokens(step)
         flops = span.tokens_per_step * self.token_flops[span.train.sequence_length]
@@ -185,8 +188,8 @@ class Run:
             "tokens_per_second": span.tokens_per_step / seconds,
             "seconds": seconds,
             "mfu": flops / seconds / self.peak,
-            "time": meter.seconds,
-            "memory_bytes": meter.memory_bytes,
+            "time": parts,
+            "memory_bytes": memory,
             "epoch": tokens / plan.epoch_tokens,
             "batch_het": result.batch_het,
             **self.stability.add(result.loss, result.grad_norm),

@@ -23,7 +23,7 @@ def chunked_cross_entropy(
     *,
     chunk: int,
     z_loss: float,
-    normalizer: float,
+    normalizer: float | Tensor,
     compiled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss and its parts for N positions.
@@ -31,8 +31,12 @@ def chunked_cross_entropy(
     `hidden` [N, D] in the compute type, `weight` [V, D] (cast to it), `targets` [N] int64 with -1 ignored.
     loss = (sum of cross-entropy + z_loss * sum of logsumexp^2) / normalizer, fp32 scalar with gradient.
     Also returns both sums, fp32, detached. Softmax and sums are fp32 (fp64 for fp64 input).
-    `compiled` makes the elementwise part of whole chunks one compiled loop.
+    `compiled` makes the elementwise part of whole chunks one compiled loop. `normalizer` may be a scalar on the device:
+    on CUDA nothing here waits for it.
     """
+    if isinstance(normalizer, Tensor):
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        normalizer = normalizer.to(wide) if _queued(hidden.device) else float(normalizer)
     if native_loss_applies(hidden, weight):
         loss, ce_sum, z_sum = NativeCrossEntropy.apply(hidden, weight, targets, chunk, z_loss, normalizer)
         return loss, ce_sum.detach(), z_sum.detach()
@@ -58,6 +62,26 @@ def _softmax(logits: Tensor, target: Tensor, z_loss: float, share: Tensor) -> tu
     return ce, z, at_target.to(logits.dtype), grad.to(logits.dtype)
 
 
+def _queued(device: torch.device) -> bool:
+    """Whether asking `device` for a number means waiting for all it has to do."""
+    return device.type == "cuda"
+
+
+def _rows(targets: Tensor, multiple: int) -> tuple[Tensor | None, Tensor]:
+    """The positions to compute, None for all as they are, and a mask of those that count.
+
+    Filled up to a `multiple`, so that one shape is compiled. On CUDA all are computed: leaving some out would wait for
+    their number.
+    """
+    if _queued(targets.device):
+        return None, targets >= 0
+    rows = (targets >= 0).nonzero().squeeze(1)
+    count = rows.numel()
+    rows = F.pad(rows, (0, -count % multiple))
+    counted = torch.arange(rows.numel(), device=rows.device) < count
+    return None if count == targets.numel() == rows.numel() else rows, counted
+
+
 @cache
 def _compiled_softmax() -> Any:
     return torch.compile(_softmax, dynamic=False)
@@ -72,24 +96,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         chunk: int,
         z_loss: float,
-        normalizer: float,
+        normalizer: float | Tensor,
         compiled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        rows = (targets >= 0).nonzero().squeeze(1)
-        count = rows.numel()
-        if compiled:  # whole chunks only, so that one shape is compiled; the share of what fills the last is 0
-            rows = F.pad(rows, (0, -count % chunk))
-        used = hidden if count == targets.numel() == rows.numel() else hidden[rows]
-        used_targets = targets[rows].clamp_min(0).unsqueeze(1)
-        share = (torch.arange(rows.numel(), device=rows.device) < count).to(wide).div(normalizer).unsqueeze(1)
+        rows, counted = _rows(targets, chunk if compiled else 1)
+        used = hidden if rows is None else hidden[rows]
+        used_targets = (targets if rows is None else targets[rows]).clamp_min(0).unsqueeze(1)
+        share = counted.to(wide).div(normalizer).unsqueeze(1)
         cast = weight.to(hidden.dtype)
         ce_sum, z_sum = hidden.new_zeros((), dtype=wide), hidden.new_zeros((), dtype=wide)
         with_grad = any(ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(used) if with_grad else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if with_grad else None
         softmax = _compiled_softmax() if compiled else _softmax
-        for begin in range(0, rows.numel(), chunk):
+        for begin in range(0, used.shape[0], chunk):
             piece = slice(begin, begin + chunk)
             target = used_targets[piece]
             ce, z, at_target, grad = softmax(used[piece] @ cast.mT, target, z_loss, share[piece])
@@ -100,7 +121,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad.scatter_(1, target, at_target)
             torch.mm(grad, cast, out=grad_hidden[piece])
             grad_weight += grad.mT @ used[piece]
-        rows, grad_hidden = rows[:count], None if grad_hidden is None else grad_hidden[:count]
+        if rows is not None:
+            count = int(counted.sum())
+            rows, grad_hidden = rows[:count], None if grad_hidden is None else grad_hidden[:count]
         ctx.save_for_backward(rows, grad_hidden, grad_weight)
         ctx.positions, ctx.weight_dtype = targets.numel(), weight.dtype
         return (ce_sum + z_loss * z_sum) / normalizer, ce_sum, z_sum
@@ -110,7 +133,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows, grad_hidden, grad_weight = ctx.saved_tensors
         scale = grads[0]
         scaled = grad_hidden * scale.to(grad_hidden.dtype)
-        if rows.numel() != ctx.positions:
+        if rows is not None and rows.numel() != ctx.positions:
             spread = scaled.new_zeros((ctx.positions, scaled.shape[1]))
             spread[rows] = scaled
             scaled = spread
