@@ -37,6 +37,7 @@ class Plain:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._last: dict[str, float] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
         self._steps, self._began, self._first = 0, 0.0, 0
 
     def _line(self, text: str) -> None:
@@ -44,10 +45,18 @@ class Plain:
 
     def progress(self, done: int, total: int | None, what: str) -> None:
         stage, now = what.partition(":")[0], time.monotonic()
-        begun = self._last.setdefault(stage, now)
-        if done == total or now - begun >= _EVERY_SECONDS:
+        self._begun.setdefault(stage, (now, done))
+        if done == total or now - self._last.setdefault(stage, now) >= _EVERY_SECONDS:
             self._last[stage] = now
-            self._line(f"{stage:9} {done:,}/{'?' if total is None else f'{total:,}'}{what[len(stage) + 1 :]}")
+            line = f"{stage:9} {done:,}/{'?' if total is None else f'{total:,}'}{what[len(stage) + 1 :]}"
+            self._line(line + self._left(stage, done, total, now))
+
+    def _left(self, stage: str, done: int, total: int | None, now: float) -> str:
+        """`  ETA M:SS`, at the speed since the stage began; empty when nothing can be said."""
+        begun, first = self._begun[stage]
+        if total is None or not first < done < total:
+            return ""
+        return f"  ETA {clock((now - begun) / (done - first) * (total - done))}"
 
     def on_start(self, info: dict[str, Any]) -> None:
         self._steps, self._first, self._began = info["steps"], info["step"], time.monotonic()

@@ -6,15 +6,15 @@ Nothing is downloaded: a reference is a folder, or a repository that the Hub's c
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trine.errors import BadInput, nearest
+from trine.errors import BadInput
 from trine.manifest import MANIFEST, read_manifest
-from trine.merge.config import ModelPath, ModelReference
+from trine.merge.config import ModelReference
+from trine.weights.hub import model_folder
 from trine.weights.index import TensorInfo, read_index
 
 
@@ -61,32 +61,10 @@ def open_models(references: list[ModelReference]) -> dict[ModelReference, Model]
                 raise BadInput(
                     f"'{one}': adapters are not merged on the fly yet; merge '{one.lora}' into the model first"
                 )
-            folder = _folder(one.model)
+            folder = model_folder(one.model.path, one.model.revision)
             models[one] = Model(folder, read_index(folder))
         except BadInput as error:
             problems.append(str(error))
     if problems:
         raise BadInput("\n".join(problems))
     return models
-
-
-def _folder(path: ModelPath) -> Path:
-    folder = Path(path.path).expanduser()
-    if folder.is_dir() and path.revision is None:
-        return folder
-    cached = _hub_cache() / f"models--{path.path.strip('/').replace('/', '--')}"
-    if cached.is_dir():
-        revision = path.revision or "main"
-        reference = cached / "refs" / revision
-        commit = reference.read_text().strip() if reference.is_file() else revision
-        if (snapshot := cached / "snapshots" / commit).is_dir():
-            return snapshot
-        raise BadInput(f"'{path}': the Hub's cache has no revision '{revision}' of it ({cached})")
-    parent = folder.parent if folder.parent.is_dir() else Path()
-    near = nearest(folder.name, [one.name for one in parent.iterdir() if one.is_dir()])
-    raise BadInput(f"'{path}': no such folder{near}, and no such repository in the Hub's cache ({_hub_cache()})")
-
-
-def _hub_cache() -> Path:
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
