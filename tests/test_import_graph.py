@@ -23,6 +23,7 @@ ARROWS = {
     "estimate": {"train", "model", "optim", "data"},
     "report": set(),
     "merge": {"weights", "native"},
+    "spectrum": {"weights"},
 }
 """Room to rooms it may import, besides the leaves and config models (`*/config.py`)."""
 EVERYTHING = {"cli", "recipe", "chain", "completion", "study", "batch_view", "rehearsal"}
@@ -75,7 +76,9 @@ def test_packages_import_nothing_in_init() -> None:
         assert imports(path) in ([], ["__future__"]), path
 
 
-@pytest.mark.parametrize("path", [p for p in modules() if room(p) in {"model", "moe", "optim", "train"}], ids=str)
+@pytest.mark.parametrize(
+    "path", [p for p in modules() if room(p) in {"model", "moe", "optim", "train", "spectrum"}], ids=str
+)
 def test_core_rooms_import_only_the_small_core(path: Path) -> None:
     allowed = SMALL_CORE | set(sys.stdlib_module_names) | {"trine"}
     for name in imports(path):

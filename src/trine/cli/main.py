@@ -69,6 +69,12 @@ def make_app(verb: str | None = None) -> App:
     data = App(name="data", help="`data show`: a batch as the model sees it.", sort_key=6)
     data.command("trine.cli.data:show", name="show")
     app.command(data)
+    spectrum = App(
+        name="spectrum", help="`spectrum scan`, `select`: the matrices that stand out of the noise.", sort_key=9
+    )
+    for name in ("scan", "select"):
+        spectrum.command(f"trine.cli.spectrum:{name}", name=name)
+    app.command(spectrum)
     return app
 
 

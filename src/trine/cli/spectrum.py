@@ -1,0 +1,135 @@
+"""trine spectrum: which matrices of a model stand out of the noise, and which of them to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from trine.cli.live import watching
+from trine.cli.result import Shown
+from trine.errors import BadInput
+
+_SHOWN = 5
+
+
+def scan(
+    model: Annotated[str, Parameter(help="A model folder, or a repository in the Hub's cache.")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="The JSON file to make.")],
+    measure: Annotated[
+        Literal["calibrated", "published"],
+        Parameter(help="Noise fitted by Marchenko-Pastur, or the published procedure, for comparison."),
+    ] = "calibrated",
+) -> Shown:
+    """Measure the signal-to-noise ratio of every matrix, streamed from the files; no model is built.
+
+    A scan that was stopped goes on when the same command is given again; a finished matrix is not scanned twice.
+
+    Example: trine spectrum scan runs/quickstart/export --out scan.json
+    """
+    from trine.spectrum.scan import scan as run
+
+    with watching() as watch:
+        record = run(model, out, measure, watch.progress)
+    return Shown({"out": str(out), **record["meta"]}, _scan_text(out, record["meta"]))
+
+
+def _scan_text(out: Path, meta: dict[str, Any]) -> str:
+    seen, held = meta["parameters"]["seen"], meta["parameters"]["in_matrices"]
+    problems = list(meta["problems"].items())
+    lines = [
+        f"scan     {out}: {meta['matrices']:,} matrices, {meta['measure']}",
+        f"seen     {seen:,} of {held:,} parameters in matrices ({seen / held:.0%}); "
+        f"{meta['parameters']['elsewhere']:,} in {len(meta['not_matrices']):,} norms and other tensors",
+        f"accuracy SNR within {meta['snr_relative_error']:.1e} of an fp64 SVD's, relative",
+        *(f"unscored {name}: {why}" for name, why in problems[:_SHOWN]),
+    ]
+    if len(problems) > _SHOWN:
+        lines.append(f"unscored {len(problems) - _SHOWN:,} more, under meta.problems")
+    return "\n".join(lines)
+
+
+def select(
+    scan: Annotated[Path, Parameter(help="A scan: trine's JSON, or a published one.")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="The file to make; it must not exist yet.")],
+    top: Annotated[float | None, Parameter(help="Per cent of each type's matrices. Default: 25.")] = None,
+    budget_parameters: Annotated[int | None, Parameter(help="Instead: at most so many parameters.")] = None,
+    budget_bytes: Annotated[
+        int | None, Parameter(help="Instead: at most so many bytes of gradients and AdamW state, 14 per parameter.")
+    ] = None,
+    everywhere: Annotated[bool, Parameter(name="--global", help="Rank all types together.")] = False,
+    embeddings: Annotated[Literal["in", "out"], Parameter(help="Whether embeddings are trained.")] = "out",
+    head: Annotated[Literal["in", "out"], Parameter(help="Whether the output layer is trained.")] = "out",
+    from_layer: Annotated[
+        int | None, Parameter(help="Nothing below this layer, so that backpropagation stops there.")
+    ] = None,
+    experts: Annotated[
+        Literal["together", "separate"], Parameter(help="A layer's experts of one kind are chosen as one, or singly.")
+    ] = "together",
+    ties: Annotated[Literal["refuse", "order"], Parameter(help="At equal SNR around the cut.")] = "refuse",
+    unscored: Annotated[Literal["refuse", "freeze"], Parameter(help="Matrices without a finite SNR.")] = "refuse",
+    rule: Annotated[
+        Literal["default", "published"], Parameter(help="published: as the published procedure, with --top alone.")
+    ] = "default",
+    format: Annotated[
+        Literal["trine", "axolotl", "plain"], Parameter(help="Of the file: trine's, axolotl's, or a name per line.")
+    ] = "trine",
+) -> Shown:
+    """Choose the matrices to train: the best of each type by SNR, at least one of each.
+
+    Example: trine spectrum select scan.json --top 25 --out selection.yaml
+    """
+    from trine.manifest import write_file
+    from trine.spectrum.choose import Options, choose
+    from trine.spectrum.scanned import read_scan
+    from trine.spectrum.selection import choose_published, summary, text, whole_tensors
+
+    if sum(one is not None for one in (top, budget_parameters, budget_bytes)) > 1:
+        raise BadInput("--top, --budget-parameters and --budget-bytes exclude each other; keep one")
+    if out.exists():
+        raise BadInput(f"{out}: already exists; name another --out, or remove it first")
+    share = 25.0 if top is None and budget_parameters is None and budget_bytes is None else top
+    options = Options(
+        share,
+        budget_parameters,
+        budget_bytes,
+        everywhere,
+        embeddings == "in",
+        head == "in",
+        from_layer,
+        experts,
+        ties,
+        unscored,
+    )
+    scanned = read_scan(scan)
+    if rule == "published":
+        if options != Options(top=share) or share is None:
+            raise BadInput(
+                "--rule published takes --top, --out and --format; the published procedure has no other option"
+            )
+        chosen = choose_published(scanned, share)
+    else:
+        chosen = choose(scanned, options)
+    notes = list(chosen.notes)
+    if format == "axolotl" and (more := whole_tensors(scanned, chosen)):
+        notes.append(more)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_file(out, text(scanned, chosen, format, None if rule == "published" else options))
+    record = summary(scanned, chosen)
+    return Shown({"out": str(out), **record, "notes": notes}, _select_text(out, record, notes))
+
+
+def _select_text(out: Path, record: dict[str, Any], notes: list[str]) -> str:
+    lines = [f"selection {out}: {record['matrices']:,} of {record['of_matrices']:,} matrices"]
+    if record["parameters"] is not None:
+        share = record["parameters"] / record["of_parameters"]
+        lines[0] += f", {record['parameters']:,} parameters ({share:.1%})"
+        lines.append(f"adds      {record['bytes_to_train'] / 1e9:.2f} GB of gradients and AdamW state to bf16 weights")
+    if record["lowest_layer"] is not None:
+        lines.append(f"lowest    layer {record['lowest_layer']}")
+    return "\n".join([*lines, *(f"note      {note}" for note in notes)])

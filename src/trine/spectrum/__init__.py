@@ -1,0 +1,1 @@
+"""Singular values of every matrix of a checkpoint, streamed; which matrices stand out of the noise."""

@@ -1,0 +1,65 @@
+"""One matrix to what a scan says of it: by the Gram matrix, and by QR where that leaves too few digits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trine.spectrum.noise import Measured, calibrated, published
+from trine.spectrum.singular import Values, by_gram, by_qr, look
+
+Measure = Literal["calibrated", "published"]
+BINS = 64
+_ACCURACY = 6e-6
+_MOST_UNKNOWN = 0.02
+
+
+@dataclass(frozen=True)
+class Result:
+    """Numbers for the scan's file, how they were computed, and what is wrong with the matrix, if anything."""
+
+    numbers: dict[str, Any]
+    by: str
+    error: float
+    problem: str | None
+
+
+def measure_matrix(matrix: Tensor, measure: Measure) -> Result:
+    """`matrix`: [rows, columns] of any float type, read block by block. Every result is finite or None."""
+    largest, wrong = look(matrix)
+    if wrong:
+        numbers: dict[str, Any] = dict.fromkeys(("snr", "sigma", "edge", "rank", "share", "histogram"))
+        return Result(numbers, "none", 0.0, f"{wrong:,} of {matrix.numel():,} values are NaN or infinite")
+    if largest == 0:
+        numbers = {"snr": None, "sigma": 0.0, "edge": 0.0, "rank": 0, "share": 0.0}
+        histogram = [min(matrix.shape)] + [0] * (BINS - 1)
+        return Result(numbers | {"histogram": histogram}, "none", 0.0, "every value is zero")
+    found, measured = _measured(matrix, largest, measure)
+    numbers = {name: getattr(measured, name) for name in ("snr", "sigma", "edge", "rank", "share")}
+    problem = measured.why
+    if any(value is not None and not math.isfinite(value) for value in numbers.values()):
+        problem = f"its {measure} measure is beyond fp64"
+        numbers |= {name: None for name, value in numbers.items() if value is not None and not math.isfinite(value)}
+    return Result(numbers | {"histogram": _histogram(found)}, found.by, measured.error, problem)
+
+
+def _measured(matrix: Tensor, largest: float, measure: Measure) -> tuple[Values, Measured]:
+    rule = calibrated if measure == "calibrated" else published
+    shape = (matrix.shape[0], matrix.shape[1])
+    found = by_gram(matrix, largest)
+    if len(found.values) - found.rank <= _MOST_UNKNOWN * len(found.values):
+        measured = rule(found, shape)
+        if not measured.unsure and measured.error <= _ACCURACY:
+            return found, measured
+    found = by_qr(matrix, largest)
+    return found, rule(found, shape)
+
+
+def _histogram(found: Values) -> list[int]:
+    """Counts of singular values in 64 equal bins over [0, the largest]."""
+    counts = torch.histc(found.values, BINS, 0.0, float(found.values[-1]))
+    return [int(count) for count in counts]
