@@ -6,8 +6,7 @@
 AfmoeForCausalLM.generate with the fastest of its settings, found by one timed call each after a warm-up: experts
 (eager, grouped_mm) x cache (dynamic, static) x compiled or not; batched_mm is left out, because it copies an expert's
 weights for every token of the prompt (12 s where the others take 0.3). Then that setting and ours alternate; medians,
-of the peer the faster of that and its time alone, before ours ran in the process: threads that ours leaves there make
-OpenMP wait in another way.
+of the peer the faster of that and its time alone, before ours ran in the process.
 Both must agree on the likeliest next token of the prompts, up to ties of bf16.
 """
 

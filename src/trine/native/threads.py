@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -27,11 +29,19 @@ def workers(threads: int) -> ThreadPoolExecutor:
 @cache
 def can_pin() -> bool:
     """Whether the OpenMP runtime that torch uses can be told the threads of one thread's products."""
-    return hasattr(ctypes.CDLL(None), "omp_set_num_threads")
+    return hasattr(ctypes.CDLL(None), "omp_set_num_threads") and sys.platform == "linux"
 
 
 def _pin() -> None:
-    """Make products of the calling thread run on it alone; torch's own setting is for the whole process."""
-    torch.get_num_threads()  # torch applies that setting to a thread once, at its first use
-    torch.mm(torch.ones(64, 64), torch.ones(64, 64))
+    """Make products of the calling thread run on it alone; torch's own setting is for the whole process.
+
+    A thread that once had helpers of its own would slow every loop of the whole process: with more OpenMP threads
+    than cores the runtime lets waiting ones sleep, and waking them takes 50 microseconds a loop.
+    """
+    if not can_pin():
+        return
+    torch.get_num_threads()  # torch applies its setting to a thread once, at its first use
     ctypes.CDLL(None).omp_set_num_threads(1)
+    products = ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"))
+    if hasattr(products, "MKL_Set_Num_Threads_Local"):
+        products.MKL_Set_Num_Threads_Local(1)
