@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trine.native.build import amx_library
-from trine.native.threads import on_threads
+from trine.native.threads import run_kernel
 
 _SIZES = "rows length heads groups dim window".split()
 _TENSORS = "query key value out grad grad_query grad_key grad_value".split()
@@ -115,6 +115,4 @@ def _call(name: str, ids: Tensor | None, window: int, log_norm: Tensor, **tensor
     for key, one in held.items():
         row, position, head, _ = one.stride()
         setattr(call, key, _Tensor(one.data_ptr(), row, position, head))
-    function: Any = getattr(amx_library("attention"), name)
-    if any(on_threads(lambda _: function(ctypes.byref(call)), torch.get_num_threads())):
-        raise MemoryError("no memory for attention")
+    run_kernel(getattr(amx_library("attention"), name), call, "attention")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trine.native.build import amx_library
-from trine.native.threads import on_threads
+from trine.native.threads import on_threads, run_kernel
 
 _POINTERS = "x gate_up down weights order ends turns hidden places grad grad_gate_up grad_down grad_weights".split()
 
@@ -125,9 +125,8 @@ class _Call:
         held |= {"ends": self.ends, "turns": self.turns, "places": places} | tensors
         sizes = (tokens, self.choices, len(self.down), width, self.down.shape[2])
         about = _Experts(*sizes, **{key: one.data_ptr() for key, one in held.items()}, next=0)
-        function, threads = getattr(self.lib, name), torch.get_num_threads()
-        if any(on_threads(lambda _: function(ctypes.byref(about)), threads)):
-            raise MemoryError("no memory for the products of experts")
+        run_kernel(getattr(self.lib, name), about, "the products of experts")
+        threads = torch.get_num_threads()
         share = -(-tokens // threads)
 
         def add(thread: int) -> int:

@@ -211,6 +211,9 @@ static inline void keep(float out[4][256]) {
     _tile_stored(3, out[3], 64);
 }
 
+/* Row i of 32, of the first or second 16 columns, in what `keep` kept. */
+static inline float *part(float c[4][256], int64_t i, int half) { return c[i / 16 * 2 + half] + i % 16 * 16; }
+
 /* 32 rows by 16 columns of two right matrices: out[0] and out[1] rows 0 to 15, out[2] and out[3] rows 16 to 31. */
 static inline void product(float out[4][256], const bf16 *left, const bf16 *right0, const bf16 *right1, int64_t depth) {
     clear();
@@ -237,4 +240,7 @@ static void product_into(float *out, const bf16 *left, const bf16 *right, int64_
         }
 }
 
+int available(void) { return amx_allowed(); }
+#else
+int available(void) { return 0; }
 #endif

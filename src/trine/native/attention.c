@@ -63,8 +63,6 @@ static int all_seen(const Attention *a, const int32_t *ids, int64_t query, int64
     return same == 0xffff;
 }
 
-static inline float *part(float c[4][256], int64_t i, int half) { return c[i / 16 * 2 + half] + i % 16 * 16; }
-
 /* 32 queries of one head: scores, softmax into left tiles, times the values. */
 static void forward_block(const Attention *a, const int32_t *ids, int64_t row, int64_t head, int64_t begin, const bf16 *keys,
                           const bf16 *values, bf16 *query, bf16 *chances, float *scores) {
@@ -246,7 +244,4 @@ int attention_backward(Attention *a) {
     return 0;
 }
 
-int available(void) { return amx_allowed(); }
-#else
-int available(void) { return 0; }
 #endif

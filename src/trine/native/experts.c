@@ -39,7 +39,7 @@ static inline __m512 sigmoid(__m512 x) {
 /* hidden = x W_in^T for 16 columns of gate and up; the weighted activation into the tiles of the next product. */
 static void activate(const Experts *e, float c[4][256], int64_t row, int64_t rows, int64_t column, bf16 *activated) {
     for (int64_t i = 0; i < 32; i++) {
-        __m512 gate = _mm512_loadu_ps(c[i / 16 * 2] + i % 16 * 16), up = _mm512_loadu_ps(c[i / 16 * 2 + 1] + i % 16 * 16);
+        __m512 gate = _mm512_loadu_ps(part(c, i, 0)), up = _mm512_loadu_ps(part(c, i, 1));
         __m512 out = _mm512_setzero_ps();
         if (i < rows) {
             bf16 *kept = e->hidden + (row + i) * 2 * e->inner + column;
@@ -53,7 +53,7 @@ static void activate(const Experts *e, float c[4][256], int64_t row, int64_t row
 static void to_places(const Experts *e, float c[4][256], int64_t row, int64_t rows, int64_t column) {
     for (int64_t i = 0; i < rows; i++) {
         bf16 *to = e->places + e->order[row + i] * e->width + column;
-        for (int half = 0; half < 2; half++) store16(to + 16 * half, _mm512_loadu_ps(c[i / 16 * 2 + half] + i % 16 * 16));
+        for (int half = 0; half < 2; half++) store16(to + 16 * half, _mm512_loadu_ps(part(c, i, half)));
     }
 }
 
@@ -91,7 +91,7 @@ static void activate_backward(const Experts *e, float c[4][256], int64_t row, in
             if (i < rows) {
                 const bf16 *kept = e->hidden + (row + i) * 2 * e->inner + at;
                 __m512 gate = load16(kept), up = load16(kept + e->inner), s = sigmoid(gate), silu = gate * s;
-                __m512 grad = _mm512_loadu_ps(c[i / 16 * 2 + half] + i % 16 * 16);
+                __m512 grad = _mm512_loadu_ps(part(c, i, half));
                 float weight = e->weights[e->order[row + i]];
                 active = silu * up;
                 grad_weight[i] += grad * active;
@@ -187,7 +187,4 @@ void sort_pairs(const int64_t *expert_of, int64_t pairs, int64_t experts, int64_
     for (int64_t i = 0; i < pairs; i++) order[ends[expert_of[i]]++] = i;
 }
 
-int available(void) { return amx_allowed(); }
-#else
-int available(void) { return 0; }
 #endif

@@ -70,7 +70,7 @@ static void to_hidden(const Loss *l, const bf16 *slopes, int64_t begin, int64_t 
         for (int64_t i = 0; i < count; i++)
             for (int half = 0; half < 2; half++)
                 store16(l->grad_hidden + l->rows[begin + i] * l->width + n + 16 * half,
-                        _mm512_loadu_ps(c[i / 16 * 2 + half] + i % 16 * 16));
+                        _mm512_loadu_ps(part(c, i, half)));
     }
 }
 
@@ -92,7 +92,7 @@ int loss_tokens(Loss *l) {
             product(c, left, right, right + deep * TILE, deep);
             for (int64_t i = 0; i < count; i++)
                 for (int half = 0; half < 2; half++) {
-                    __m512 s = _mm512_loadu_ps(c[i / 16 * 2 + half] + i % 16 * 16);
+                    __m512 s = _mm512_loadu_ps(part(c, i, half));
                     top[i] = _mm512_max_ps(top[i], s);
                     _mm512_storeu_ps(logits + i * v + j + 16 * half, s);
                 }
@@ -126,7 +126,4 @@ int loss_weights(Loss *l) {
     return 0;
 }
 
-int available(void) { return amx_allowed(); }
-#else
-int available(void) { return 0; }
 #endif

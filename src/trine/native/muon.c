@@ -140,7 +140,4 @@ int muon_update(Muon *o, int64_t size, int64_t square) {
     return 0;
 }
 
-int available(void) { return amx_allowed(); }
-#else
-int available(void) { return 0; }
 #endif

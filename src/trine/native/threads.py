@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,16 @@ def on_threads(work: Callable[[int], int], threads: int) -> list[int]:
     own = work(threads - 1)
     wait(others)
     return [*(one.result() for one in others), own]
+
+
+def run_kernel(kernel: Any, about: ctypes.Structure, what: str, *more: int) -> None:
+    """Call `kernel(about, *more)` on each of torch's threads; they share out the work through `about`.
+
+    Raises MemoryError, naming `what`, when one of them says that it has no memory.
+    """
+    arguments = (ctypes.byref(about), *map(ctypes.c_int64, more))
+    if any(on_threads(lambda _: kernel(*arguments), torch.get_num_threads())):
+        raise MemoryError(f"no memory for {what}")
 
 
 @cache

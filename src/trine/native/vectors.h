@@ -91,8 +91,6 @@ static void sixteen(float *out, const bf16 *w, int64_t stride, const float *pack
     }
 }
 
-int available(void) { return amx_allowed(); }
-
 #else
 
 /* Rows of n numbers, one after the other. */

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trine.native.build import amx_library
-from trine.native.threads import on_threads
+from trine.native.threads import run_kernel
 from trine.optim.newton_schulz import coefficients
 
 _LARGEST = 1 << 20
@@ -69,10 +69,8 @@ def update(stacks: list[Update], *, beta: float, nesterov: bool, steps: int) -> 
     array = (_Matrix * len(matrices))(*matrices)
     call = _Muon(array, flat.data_ptr(), len(matrices), steps, nesterov, beta, 0)
     sizes = (max(m.rows * m.columns for m in matrices), max(min(m.rows, m.columns) ** 2 for m in matrices))
-    kernel: Any = amx_library("muon")
-    arguments = (ctypes.byref(call), *map(ctypes.c_int64, sizes))
-    if any(on_threads(lambda _: kernel.muon_update(*arguments), torch.get_num_threads())):
-        raise MemoryError("no memory for Muon's products")
+    lib: Any = amx_library("muon")
+    run_kernel(lib.muon_update, call, "Muon's products", *sizes)
 
 
 def _each(stacks: list[Update]) -> list[tuple[Update, int]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trine.native.build import amx_library
-from trine.native.threads import on_threads
+from trine.native.threads import run_kernel
 
 _POINTERS = "hidden weight rows targets across along slopes cross_entropy log_norm grad_hidden grad_weight".split()
 
@@ -74,6 +74,4 @@ class NativeCrossEntropy(torch.autograd.Function):
 def _run(name: str, loss: _Loss) -> None:
     """Call the kernel `name` on every thread."""
     loss.next = 0
-    kernel: Any = getattr(amx_library("loss"), name)
-    if any(on_threads(lambda _: kernel(ctypes.byref(loss)), torch.get_num_threads())):
-        raise MemoryError("no memory for the loss")
+    run_kernel(getattr(amx_library("loss"), name), loss, "the loss")
