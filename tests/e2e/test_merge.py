@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Command
-from tests.merge.checkpoints import read_weights, transformers_model
+from tests.merge.checkpoints import read_weights, transformers_model, write_weights
 
 
 def load(folder: Path) -> Any:
@@ -52,6 +52,30 @@ def test_a_merge_loads_in_transformers(trine: Command, tmp_path: Path, kind: str
     for name in record["files"]:
         if name.endswith(".safetensors"):
             assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_aligned_experts_give_the_original_back(trine: Command, tmp_path: Path) -> None:
+    transformers_model(tmp_path / "a", "qwen3_moe", 0)
+    original = read_weights(tmp_path / "a")
+    order = [2, 0, 3, 1]
+    other = {}
+    for name, values in original.items():
+        head, found, rest = name.partition(".experts.")
+        number, _, kind = rest.partition(".")
+        other[name] = original[f"{head}.experts.{order[int(number)]}.{kind}"] if found else values
+        if name.endswith("mlp.gate.weight"):
+            other[name] = values[order]
+    write_weights(tmp_path / "b" / "model.safetensors", other, "BF16")
+    (tmp_path / "merge.yaml").write_text(
+        "merge_method: linear\nparameters: {weight: 0.5}\nmodels: [{model: a}, {model: b}]\n"
+    )
+    done = trine("merge", "merge.yaml", "out", "--align-experts", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "experts of 'b' aligned in 4 layers: 16 moved" in done.stdout
+    out = read_weights(tmp_path / "out")
+    assert all(np.array_equal(out[name], original[name]) for name in original)
+    assert "--align-experts" in (tmp_path / "out" / "README.md").read_text()
+    load(tmp_path / "out")
 
 
 def test_layers_are_stacked(trine: Command, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def merge(
     ] = "accurate",
     seed: Annotated[int, Parameter(help="Of the random masks of dare and della.")] = 0,
     checksums: Annotated[Path | None, Parameter(help="SHA-256 of inputs, as sha256sum writes them.")] = None,
+    align_experts: Annotated[
+        bool, Parameter(help="Put every model's experts in the order of the base's (or first model's) before merging.")
+    ] = False,
     allow_nonfinite: Annotated[bool, Parameter(help="Merge NaN and infinity too.")] = False,
     shard_bytes: Annotated[int, Parameter(help="Largest file of the output.")] = 5_000_000_000,
     threads: Annotated[int, Parameter(help="Workers. 0: as many as cores.")] = 0,
@@ -36,6 +39,8 @@ def merge(
 
     Example: trine merge merge.yaml merged --dry-run
     """
+    from trine.merge.align import align_experts as aligned
+    from trine.merge.align import expert_layers
     from trine.merge.engine import Options, partial_folder
     from trine.merge.engine import merge as run
     from trine.merge.hashing import read_checksums
@@ -49,11 +54,15 @@ def merge(
     command = shlex.join(["trine", *(word for word in sys.argv[1:] if word != "--json")])
     known = read_checksums(checksums) if checksums else ()
     options = Options(numerics == "mergekit", seed, allow_nonfinite, shard_bytes, threads, known, command)
+    if align_experts:
+        expert_layers(plan.jobs)
     if dry_run:
         return _dry_run(plan, out, options)
     if partial_folder(out).is_dir():
         print(f"merge     going on with {partial_folder(out)}", file=sys.stderr)
     with watching() as watch:
+        if align_experts:
+            plan = aligned(plan, watch.progress)
         record = run(plan, out, options, watch.progress)
     files = {name: entry for name, entry in record["files"].items() if name.endswith(".safetensors")}
     size = sum(entry["bytes"] for entry in files.values())

@@ -34,7 +34,7 @@ from trine.merge.layout import OutputFile, lay_out
 from trine.merge.methods.inputs import Inputs
 from trine.merge.methods.table import METHODS, by_row
 from trine.merge.plan import Job, Plan
-from trine.merge.source import Buffers, Files, NotFinite, Stored, count_not_finite, read_into
+from trine.merge.source import Buffers, Files, NotFinite, Reordered, Stored, count_not_finite, read_into
 from trine.progress import Progress, silent
 
 
@@ -96,7 +96,8 @@ def _head(plan: Plan, options: Options) -> dict[str, Any]:
         stat = path.stat()
         stamps[str(path.resolve())] = [stat.st_size, stat.st_mtime_ns]
     settings = {"mergekit": options.mergekit, "seed": options.seed, "shard_bytes": options.shard_bytes}
-    return {"plan": digest_of([plan.recipe.resolved, settings, options.allow_nonfinite]), "inputs": stamps}
+    orders = [[tensor.name, tensor.rows] for job in plan.jobs for tensor in job.inputs if tensor.rows]
+    return {"plan": digest_of([plan.recipe.resolved, settings, options.allow_nonfinite, orders]), "inputs": stamps}
 
 
 def _check_space(plan: Plan, files: list[OutputFile], out: Path) -> None:
@@ -242,6 +243,7 @@ class _Run:
             Stored(t, self.inputs.open(t.info.file), buffers, i, work, cast, not self.options.allow_nonfinite)
             for i, t in enumerate(job.inputs)
         ]
+        stored = [one if one.tensor.rows is None else Reordered(one, one.tensor.rows) for one in stored]
         method = self.plan.recipe.method
         return Inputs(
             job.shape,

@@ -30,6 +30,8 @@ class Tensor:
     model: ModelReference
     name: str
     info: TensorInfo
+    rows: tuple[int, ...] | None = None
+    """Order in which entries along the first axis are read, where it is not their own."""
 
 
 @dataclass(frozen=True)

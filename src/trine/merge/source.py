@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,26 @@ class Stored:
         if self.cast is not None and self.cast != info.dtype:
             values = rounded(values, self.cast)
         return values
+
+
+class Reordered:
+    """A tensor whose entries along the first axis come in another order."""
+
+    def __init__(self, stored: Stored, rows: tuple[int, ...]) -> None:
+        self.stored, self.rows = stored, rows
+        self.width = math.prod(stored.tensor.info.shape[1:])
+
+    def read(self, start: int, stop: int) -> Array:
+        """Elements [start, stop) of the reordered tensor; valid until the next read."""
+        out = self.stored.buffers.get((self.stored.slot, "ordered"), stop - start, self.stored.work)
+        place = start
+        while place < stop:
+            row, column = divmod(place, self.width)
+            count = min(self.width - column, stop - place)
+            source = self.rows[row] * self.width + column
+            out[place - start : place - start + count] = self.stored.read(source, source + count)
+            place += count
+        return out
 
 
 def read_into(handle: int, array: Array, offset: int, path: Path) -> None:
