@@ -78,6 +78,26 @@ def test_aligned_experts_give_the_original_back(trine: Command, tmp_path: Path) 
     load(tmp_path / "out")
 
 
+def test_a_report_is_one_page_that_asks_the_network_for_nothing(trine: Command, tmp_path: Path) -> None:
+    for seed, name in enumerate(("base", "a", "b")):
+        transformers_model(tmp_path / name, "qwen3_moe", seed)
+    (tmp_path / "merge.yaml").write_text(
+        "merge_method: dare_ties\nbase_model: base\nparameters: {weight: 0.5, density: 0.7}\n"
+        "models: [{model: a}, {model: b}]\n"
+    )
+    done = trine("merge", "merge.yaml", "out", "--align-experts", "--report", "pages/out.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "pages" / "out.html").read_text()
+    assert "default-src 'none'" in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert data["labels"] == ["a", "b", "the merge"]
+    assert [one["kind"] for one in data["kinds"]].count("mlp.experts.*.up_proj") == 1
+    again = trine("report", "out", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "out.html").read_text().split('id="data">')[1].split("</script>")[0]) == data
+
+
 def test_layers_are_stacked(trine: Command, tmp_path: Path) -> None:
     for seed, name in enumerate(("a", "b")):
         transformers_model(tmp_path / name, "llama", seed)

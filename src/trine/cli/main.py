@@ -37,7 +37,7 @@ VERBS = {
     "merge": "Models to one model, by a recipe in mergekit's YAML.",
     "export": "A checkpoint to a Hugging Face folder.",
     "generate": "Complete a text.",
-    "report": "A run folder to one HTML file.",
+    "report": "A run folder, or a merge, to one HTML file.",
     "init": "A randomly initialised Hugging Face folder.",
     "schema": "The JSON Schema of a config, for editors.",
 }

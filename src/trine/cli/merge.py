@@ -31,6 +31,9 @@ def merge(
     allow_nonfinite: Annotated[bool, Parameter(help="Merge NaN and infinity too.")] = False,
     shard_bytes: Annotated[int, Parameter(help="Largest file of the output.")] = 5_000_000_000,
     threads: Annotated[int, Parameter(help="Workers. 0: as many as cores.")] = 0,
+    report: Annotated[
+        Path | None, Parameter(help="Write a page of what the merge did: sizes, cosines, sign conflicts, trimming.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> Shown:
     """Merge models: everything is checked from headers first, then tensors stream through memory of fixed size.
@@ -64,11 +67,23 @@ def merge(
         if align_experts:
             plan = aligned(plan, watch.progress)
         record = run(plan, out, options, watch.progress)
+        if report:
+            write_report(plan, out, options, report, watch.progress)
     files = {name: entry for name, entry in record["files"].items() if name.endswith(".safetensors")}
     size = sum(entry["bytes"] for entry in files.values())
     text = [f"model    {out}: {len(plan.jobs):,} tensors, {size / 1e9:.2f} GB in {len(files)} file(s)"]
+    text += [f"report   {report}"] if report else []
     text += [f"note     {note}" for note in record["meta"]["notes"]]
     return Shown({"out": str(out), "tensors": len(plan.jobs), "bytes": size, **record}, "\n".join(text))
+
+
+def write_report(plan: Any, out: Path, options: Any, page: Path, progress: Any) -> None:
+    """Measure the merge of `plan` in `out` and write its page."""
+    from trine.manifest import read_manifest
+    from trine.merge.figures import figures
+    from trine.report.merge import write_merge_report
+
+    write_merge_report(figures(plan, out, options, progress), {"name": out.name, **read_manifest(out)["meta"]}, page)
 
 
 def _dry_run(plan: Any, out: Path, options: Any) -> Shown:

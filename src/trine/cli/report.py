@@ -1,26 +1,65 @@
-"""trine report: the page of a run."""
+"""trine report: the page of a run, or of a merge."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from trine.cli.result import Shown
+from trine.errors import BadInput
+from trine.manifest import MANIFEST, read_manifest
 
 
 def report(
-    run: Annotated[Path, Parameter(help="A run folder, finished or not.")],
+    run: Annotated[Path, Parameter(help="A run folder, finished or not, or a model that `trine merge` made.")],
     /,
     *,
-    out: Annotated[Path | None, Parameter(help="The file to write. Default: report.html in the run folder.")] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(help="The file to write. Default: report.html in the run folder; MODEL.html for a merge."),
+    ] = None,
 ) -> Shown:
     """Write one self-contained HTML file: losses, throughput, router health, bits per byte, samples, config.
 
+    For a merged model: sizes of the differences, cosines between them, conflicts of sign, what was trimmed. Its
+    inputs are read again, so this runs where the merge ran.
+
     Example: trine report runs/quickstart --out report.html
     """
-    from trine.report.page import write_report
+    meta = read_manifest(run)["meta"] if (run / MANIFEST).is_file() else {}
+    if "method" in meta:
+        path = out or run.with_name(f"{run.name}.html")
+        _merged(run, meta, path)
+    else:
+        from trine.report.page import write_report
 
-    path = write_report(run, out)
+        path = write_report(run, out)
     return Shown({"out": str(path)}, f"report   {path}")
+
+
+def _merged(model: Path, meta: dict[str, Any], page: Path) -> None:
+    """Plan the merge again from the recipe in its manifest and measure it."""
+    from trine.cli.live import watching
+    from trine.cli.merge import write_report
+    from trine.merge.align import align_experts
+    from trine.merge.engine import Options
+    from trine.merge.models import open_models
+    from trine.merge.plan import make_plan
+    from trine.merge.reading import load_recipe
+    from trine.merge.tokens import with_tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "recipe.yaml"
+        config.write_text(meta["config"])
+        try:
+            recipe = load_recipe(config)
+            plan = with_tokenizer(make_plan(recipe, open_models(recipe.models)))
+        except BadInput as error:
+            raise BadInput(f"{model}: its merge cannot be planned again here: {error}") from None
+    with watching() as watch:
+        if meta["aligned"]:
+            plan = align_experts(plan, watch.progress)
+        write_report(plan, model, Options(meta["numerics"] == "mergekit", meta["seed"], True), page, watch.progress)

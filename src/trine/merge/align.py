@@ -66,7 +66,7 @@ def align_experts(plan: Plan, progress: Progress = silent) -> Plan:
         files.close()
     progress(len(layers), len(layers), "align: layers of experts")
     notes = [f"experts of '{model}' aligned in {len(layers)} layers: {count:,} moved" for model, count in moved.items()]
-    return replace(plan, jobs=jobs, notes=[*plan.notes, *notes])
+    return replace(plan, jobs=jobs, notes=[*plan.notes, *notes], aligned=True)
 
 
 def _read(files: Files, tensor: Tensor, start: int, stop: int) -> Array:

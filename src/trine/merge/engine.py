@@ -26,15 +26,15 @@ import numpy as np
 from trine.errors import BadInput, TrineError
 from trine.manifest import digest_of, fsync_path, seal
 from trine.merge.arithmetic import narrow
-from trine.merge.dtypes import Array, work_type
+from trine.merge.dtypes import Array
 from trine.merge.folder import write_small_files
 from trine.merge.hashing import InputHashes, OutputHashes
 from trine.merge.journal import JOURNAL, Journal
 from trine.merge.layout import OutputFile, lay_out
-from trine.merge.methods.inputs import Inputs
-from trine.merge.methods.table import METHODS, by_row
+from trine.merge.methods.table import METHODS
+from trine.merge.operands import operands
 from trine.merge.plan import Job, Plan
-from trine.merge.source import Buffers, Files, NotFinite, Reordered, Stored, count_not_finite, read_into
+from trine.merge.source import Buffers, Files, NotFinite, count_not_finite, read_into
 from trine.progress import Progress, silent
 
 
@@ -224,8 +224,9 @@ class _Run:
         return crc == expected
 
     def _merge(self, job: Job, handle: int, place: int, buffers: Buffers) -> int:
-        inputs = self._inputs(job, buffers)
-        kernel = METHODS[self.plan.recipe.method](inputs)
+        method, how = self.plan.recipe.method, self.options
+        inputs = operands(job, method, self.inputs, buffers, how.mergekit, how.seed, not how.allow_nonfinite)
+        kernel = METHODS[method](inputs)
         crc = 0
         for start, stop in inputs.spans():
             if self.stop.is_set():
@@ -234,30 +235,6 @@ class _Run:
             crc = zlib.crc32(merged.data, crc)
             _write(handle, merged, place + start * merged.itemsize)
         return crc
-
-    def _inputs(self, job: Job, buffers: Buffers) -> Inputs:
-        cast = job.work if self.options.mergekit else None
-        kinds = {tensor.info.dtype for tensor in job.inputs} | {job.stored, job.work}
-        work = work_type(job.work if cast else "F64" if "F64" in kinds else "F32").type
-        stored = [
-            Stored(t, self.inputs.open(t.info.file), buffers, i, work, cast, not self.options.allow_nonfinite)
-            for i, t in enumerate(job.inputs)
-        ]
-        stored = [one if one.tensor.rows is None else Reordered(one, one.tensor.rows) for one in stored]
-        method = self.plan.recipe.method
-        return Inputs(
-            job.shape,
-            stored[: len(job.models)],
-            stored[-1] if job.base else None,
-            job.each,
-            job.shared,
-            cast,
-            self.options.seed,
-            job.name,
-            [str(tensor.model) for tensor in job.models],
-            work,
-            by_row(method, job.shared),
-        )
 
     def _copy(self, job: Job, handle: int, place: int, buffers: Buffers) -> int:
         """Bytes of the first input; all others must have the same."""
@@ -284,6 +261,7 @@ class _Run:
             "numerics": "mergekit" if self.options.mergekit else "accurate",
             "seed": self.options.seed,
             "command": self.options.command,
+            "aligned": self.plan.aligned,
             "inputs": self.hashes.found,
             "notes": [*self.plan.notes, *notes],
         }

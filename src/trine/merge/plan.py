@@ -79,6 +79,8 @@ class Plan:
     layers: list[tuple[ModelReference, int]] = field(default_factory=list)
     """For stacked slices, the model and layer that each output layer's settings come from."""
     notes: list[str] = field(default_factory=list)
+    aligned: bool = False
+    """Whether experts were put in the order of the reference's."""
 
     @property
     def read_bytes(self) -> int:

@@ -32,12 +32,12 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 
 def render(files: RunFiles) -> str:
     """The page as text."""
-    return render_page(files.name, ("page.css",), "page.js", content(files))
+    return render_page(files.name, ("page.css",), ("charts.js", "page.js"), content(files))
 
 
-def render_page(name: str, styles: tuple[str, ...], script_name: str, data: Any) -> str:
-    """A page titled `name` whose script draws `data`, a JSON value, into `#page`."""
-    style, script = "".join(map(_asset, styles)), "".join(map(_asset, ("dom.js", script_name)))
+def render_page(name: str, styles: tuple[str, ...], scripts: tuple[str, ...], data: Any) -> str:
+    """A page titled `name` whose scripts draw `data`, a JSON value, into `#page`."""
+    style, script = "".join(map(_asset, styles)), "".join(map(_asset, ("dom.js", *scripts)))
     environment = Environment(autoescape=True)
     return environment.from_string(_asset("page.html")).render(
         title=f"{name} · trine",
