@@ -45,6 +45,7 @@ VERBS = {
 EXTRAS = {
     "train": {"torch", "numpy", "safetensors", "transformers"},
     "data": {"pyarrow", "tokenizers", "zstandard"},
+    "merge": {"cma"},
     "report": {"jinja2"},
 }
 """Which of pyproject's extras brings a package."""

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from trine.cli.live import clock, watching
 from trine.cli.result import Shown
 from trine.cli.words import DryRun
+from trine.errors import BadInput
 
 
 def merge(
@@ -34,6 +35,10 @@ def merge(
     report: Annotated[
         Path | None, Parameter(help="Write a page of what the merge did: sizes, cosines, sign conflicts, trimming.")
     ] = None,
+    sweep: Annotated[
+        Path | None,
+        Parameter(help="A sweep config: many merges with some numbers varied, each scored by a command, into OUT."),
+    ] = None,
     dry_run: DryRun = False,
 ) -> Shown:
     """Merge models: everything is checked from headers first, then tensors stream through memory of fixed size.
@@ -41,22 +46,25 @@ def merge(
     A merge that was killed goes on when the same command is given again; OUT appears when it is complete.
 
     Example: trine merge merge.yaml merged --dry-run
+
+    Example: trine merge merge.yaml swept --sweep sweep.yaml
     """
     from trine.merge.align import align_experts as aligned
     from trine.merge.align import expert_layers
     from trine.merge.engine import Options, partial_folder
     from trine.merge.engine import merge as run
     from trine.merge.hashing import read_checksums
-    from trine.merge.models import open_models
-    from trine.merge.plan import make_plan
-    from trine.merge.reading import load_recipe
-    from trine.merge.tokens import with_tokenizer
 
-    recipe = load_recipe(config)
-    plan = with_tokenizer(make_plan(recipe, open_models(recipe.models)))
     command = shlex.join(["trine", *(word for word in sys.argv[1:] if word != "--json")])
     known = read_checksums(checksums) if checksums else ()
     options = Options(numerics == "mergekit", seed, allow_nonfinite, shard_bytes, threads, known, command)
+    if sweep and not dry_run:
+        from trine.cli.sweep import run_sweep
+
+        if report:
+            raise BadInput("--report: shows one merge, --sweep makes many; run trine report on one that is kept")
+        return run_sweep(sweep, config, out, options, align_experts)
+    plan = planned(config)
     if align_experts:
         expert_layers(plan.jobs)
     if dry_run:
@@ -75,6 +83,17 @@ def merge(
     text += [f"report   {report}"] if report else []
     text += [f"note     {note}" for note in record["meta"]["notes"]]
     return Shown({"out": str(out), "tensors": len(plan.jobs), "bytes": size, **record}, "\n".join(text))
+
+
+def planned(config: Path) -> Any:
+    """The plan of a recipe, from the headers of its models."""
+    from trine.merge.models import open_models
+    from trine.merge.plan import make_plan
+    from trine.merge.reading import load_recipe
+    from trine.merge.tokens import with_tokenizer
+
+    recipe = load_recipe(config)
+    return with_tokenizer(make_plan(recipe, open_models(recipe.models)))
 
 
 def write_report(plan: Any, out: Path, options: Any, page: Path, progress: Any) -> None:

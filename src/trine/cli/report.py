@@ -43,20 +43,15 @@ def report(
 def _merged(model: Path, meta: dict[str, Any], page: Path) -> None:
     """Plan the merge again from the recipe in its manifest and measure it."""
     from trine.cli.live import watching
-    from trine.cli.merge import write_report
+    from trine.cli.merge import planned, write_report
     from trine.merge.align import align_experts
     from trine.merge.engine import Options
-    from trine.merge.models import open_models
-    from trine.merge.plan import make_plan
-    from trine.merge.reading import load_recipe
-    from trine.merge.tokens import with_tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "recipe.yaml"
         config.write_text(meta["config"])
         try:
-            recipe = load_recipe(config)
-            plan = with_tokenizer(make_plan(recipe, open_models(recipe.models)))
+            plan = planned(config)
         except BadInput as error:
             raise BadInput(f"{model}: its merge cannot be planned again here: {error}") from None
     with watching() as watch:

@@ -1,0 +1,235 @@
+"""One merge config with some numbers varied, each merge scored by a command, into a Pareto table.
+
+Into one folder: a line per scored merge in `sweep.jsonl`, flushed before the next begins; the recipe of each, its
+score command's stderr; `pareto.json` and `sweep.html` at the end. The folder is continued: what is scored is not done
+again, a merge that was killed goes on where it was, and the table comes out the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trine.config.load import load_config
+from trine.config.overrides import override
+from trine.config.yaml import read_yaml
+from trine.errors import BadInput, TrineError
+from trine.manifest import digest_of, write_file
+from trine.merge.search import Point, search
+from trine.merge.sweep_config import SweepConfig
+from trine.progress import Progress, silent
+
+JOURNAL, TABLE = "sweep.jsonl", "pareto.json"
+
+Merge = Callable[[Path, Path], None]
+"""Merge by a recipe (first path) into a new folder (second path)."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One merge and its scores; a score that is not finite is None."""
+
+    number: int
+    point: Point
+    scores: dict[str, float | None]
+    seconds: float
+
+
+def sweep(
+    sweep_file: Path, merge_file: Path, out: Path, settings: dict[str, Any], merge: Merge, progress: Progress = silent
+) -> dict[str, Any]:
+    """Run or take up the sweep in `out`; the record of its table. `settings`: options that all merges share.
+
+    Raises BadInput when `out` belongs to another sweep, or a config is wrong; TrineError when a score command fails.
+    """
+    config = load_config(SweepConfig, sweep_file).config
+    values = read_yaml(merge_file).values
+    head = {"sweep": digest_of([config.model_dump(mode="json"), values, settings])}
+    _point_into(values, config, [one.values[0] if one.values else one.low or 0.0 for one in config.vary], sweep_file)
+    known = _open(out, head)
+    run = _Run(config, values, out, merge, known, progress, sweep_file)
+    finder = search(config)
+    try:
+        batch = next(finder)
+        while True:
+            batch = finder.send([_value(config, run.trial(point)) for point in batch])
+    except StopIteration:
+        pass
+    record = table(config, run.trials)
+    write_file(out / TABLE, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _open(out: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trials that `out` holds; a line that was cut short is dropped with what follows it."""
+    path = out / JOURNAL
+    if not path.exists():
+        if out.exists() and any(out.iterdir()):
+            raise BadInput(f"{out}: exists and holds no sweep; name another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(head) + "\n")
+        return []
+    events = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            break
+    if not events or events[0] != head:
+        raise BadInput(f"{out}: holds a sweep of another config or with other options; name another folder")
+    write_file(path, "".join(json.dumps(one) + "\n" for one in events))
+    return events[1:]
+
+
+def _point_into(values: dict[str, Any], config: SweepConfig, point: Point, source: Path) -> dict[str, Any]:
+    """The merge config with a point's numbers. Raises BadInput for a path that does not fit it."""
+    values = copy.deepcopy(values)
+    for one, number in zip(config.vary, point, strict=True):
+        for path in one.paths:
+            try:
+                override(values, path, repr(float(number)))
+            except ValueError as error:
+                raise BadInput(f"{source}: vary: '{path}' does not fit the merge config: {error}") from None
+    return values
+
+
+def _value(config: SweepConfig, trial: Trial) -> float:
+    """What the search makes large."""
+    weights = config.objective or {name: 1.0 if goal == "max" else -1.0 for name, goal in config.goals.items()}
+    missing = [name for name in weights if name not in trial.scores]
+    if missing:
+        raise TrineError(f"merge {trial.number}: no score '{missing[0]}'; got {', '.join(trial.scores) or 'none'}")
+    total = 0.0
+    for name, weight in weights.items():
+        score = trial.scores[name]
+        total += math.nan if score is None else weight * score
+    return total
+
+
+class _Run:
+    """Trials in order: from the journal while there are any, then made."""
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        values: dict[str, Any],
+        out: Path,
+        merge: Merge,
+        known: list[dict[str, Any]],
+        progress: Progress,
+        source: Path,
+    ) -> None:
+        self.config, self.values, self.out, self.merge = config, values, out, merge
+        self.known, self.progress, self.source = known, progress, source
+        self.trials: list[Trial] = []
+        self.total = config.evaluations
+        if config.search == "grid":
+            self.total = math.prod(len(one.values or ()) for one in config.vary)
+
+    def trial(self, point: Point) -> Trial:
+        """The next merge, scored."""
+        number = len(self.trials)
+        model = self.out / f"model-{number:04}"
+        if number < len(self.known):
+            found = Trial(**self.known[number])
+            if found.point != point:
+                raise BadInput(f"{self.out / JOURNAL}: merge {number} was at {found.point}, expected {point}")
+        else:
+            found = self._make(number, point, model)
+            _append(self.out / JOURNAL, found)
+        if self.config.keep == "none" and model.exists():
+            shutil.rmtree(model)
+        self.trials.append(found)
+        _value(self.config, found)
+        self.progress(number + 1, self.total, f"sweep: merges{_shown(found.scores)}")
+        return found
+
+    def _make(self, number: int, point: Point, model: Path) -> Trial:
+        began = time.monotonic()
+        recipe = self.out / f"{number:04}.yaml"
+        write_file(recipe, json.dumps(_point_into(self.values, self.config, point, self.source), indent=1) + "\n")
+        if not model.exists():
+            self.merge(recipe, model)
+        scores = score(self.config.score, model, self.out / f"{number:04}.log")
+        return Trial(number, point, scores, round(time.monotonic() - began, 1))
+
+
+def _append(path: Path, trial: Trial) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(trial.__dict__) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _shown(scores: dict[str, float | None]) -> str:
+    return "".join(f"  {name} {'–' if one is None else f'{one:.4g}'}" for name, one in scores.items())
+
+
+def score(command: str, model: Path, log: Path) -> dict[str, float | None]:
+    """Run the score command on a model, without a shell; the scores of the last line it prints.
+
+    Raises TrineError when it cannot be run, fails, or prints neither a number nor an object of numbers.
+    """
+    words = [word.replace("{model}", str(model)) for word in shlex.split(command)]
+    try:
+        with log.open("wb") as errors:
+            done = subprocess.run(words, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
+    except OSError as error:
+        raise TrineError(f"score: '{words[0]}' cannot be run ({error.strerror})") from None
+    shown = shlex.join(words)
+    if done.returncode:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise TrineError(
+            f"score: exit code {done.returncode} of: {shown}\n{''.join(last)}\nsee {log}; run again to go on"
+        )
+    line = next((one for one in reversed(done.stdout.splitlines()) if one.strip()), "")
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    scores: dict[Any, Any] = found if isinstance(found, dict) else {"score": found}
+    if not scores or any(isinstance(one, bool) or not isinstance(one, int | float) for one in scores.values()):
+        expected = 'a number or {"name": number, ...} as the last line'
+        raise TrineError(f"score: expected {expected}, got {line!r} from: {shown}")
+    return {str(name): float(one) if math.isfinite(one) else None for name, one in scores.items()}
+
+
+def table(config: SweepConfig, trials: list[Trial]) -> dict[str, Any]:
+    """Every merge with its numbers and scores, and which of them no other beats in all goals."""
+    front = pareto([[one.scores.get(name) for name in config.goals] for one in trials], list(config.goals.values()))
+    rows = [
+        {
+            "merge": one.number,
+            "recipe": f"{one.number:04}.yaml",
+            "values": dict(zip((varied.name for varied in config.vary), one.point, strict=True)),
+            "scores": one.scores,
+            "pareto": one.number in front,
+        }
+        for one in trials
+    ]
+    return {"goals": dict(config.goals), "search": config.search, "merges": rows}
+
+
+def pareto(scores: list[list[float | None]], goals: list[str]) -> set[int]:
+    """Numbers of the points that no other equals or beats in every goal and beats in one; without those with None."""
+    signs = [1 if goal == "max" else -1 for goal in goals]
+    points = {
+        i: [sign * one for sign, one in zip(signs, row, strict=True) if one is not None]
+        for i, row in enumerate(scores)
+        if None not in row
+    }
+
+    def beaten(mine: list[float]) -> bool:
+        return any(other != mine and all(a >= b for a, b in zip(other, mine, strict=True)) for other in points.values())
+
+    return {i for i, mine in points.items() if not beaten(mine)}
