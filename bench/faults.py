@@ -4,24 +4,22 @@
     python bench/faults.py --row kill-train --trials 20 --seconds 600 --json out.json
 
 Each trial forks from this warm process, so a trial costs about a second. A row passes when every trial does;
-the exit code is 1 when any failed. Rows: kill-train, kill-publish.
+the exit code is 1 when any failed. The rows of merging are in faults_merge.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from faults_merge import DamageMerge, FullDisk, KillMerge, StrayByte, in_child
 from table import finish
 
 from trine.data.shards import ShardWriter, token_dtype, write_index
@@ -57,22 +55,6 @@ TRAIN = TrainConfig(
     checkpoint_every_steps=2,
     eval=EvalConfig(every_steps=6),
 )
-
-
-def in_child(work: Callable[[], Any], kill_after: float | None = None) -> int:
-    """Run `work` in a forked process, SIGKILL it after `kill_after` seconds; the wait status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1]
 
 
 def write_tokens(folder: Path) -> Path:
@@ -159,7 +141,14 @@ class KillPublish:
         shutil.rmtree(target)
 
 
-ROWS: dict[str, Any] = {"kill-train": KillTrain, "kill-publish": KillPublish}
+ROWS: dict[str, Any] = {
+    "kill-train": KillTrain,
+    "kill-publish": KillPublish,
+    "kill-merge": KillMerge,
+    "damage-merge": DamageMerge,
+    "stray-byte-merge": StrayByte,
+    "full-disk-merge": FullDisk,
+}
 
 
 def run_row(name: str, trials: int | None, seconds: float | None) -> dict[str, Any]:
@@ -189,7 +178,7 @@ def main() -> int:
     options = parser.parse_args()
     rows = [run_row(name, options.trials, options.seconds) for name in options.row or ROWS]
     for row in rows:
-        print(f"{row['name']:14} {row['ours']} trials passed, share {row['ratio']:.3f} (goal 1)")
+        print(f"{row['name']:16} {row['ours']} trials passed, share {row['ratio']:.3f} (goal 1)")
     return finish(rows, options.json)
 
 

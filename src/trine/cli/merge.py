@@ -81,7 +81,7 @@ def merge(
     size = sum(entry["bytes"] for entry in files.values())
     text = [f"model    {out}: {len(plan.jobs):,} tensors, {size / 1e9:.2f} GB in {len(files)} file(s)"]
     text += [f"report   {report}"] if report else []
-    text += [f"note     {note}" for note in record["meta"]["notes"]]
+    text += [f"note     {note}" for note in (*record["meta"]["notes"], *record["meta"]["repaired"])]
     return Shown({"out": str(out), "tensors": len(plan.jobs), "bytes": size, **record}, "\n".join(text))
 
 

@@ -221,6 +221,8 @@ class _Run:
             piece = np.empty(min(1 << 22, job.bytes - start), np.uint8)
             read_into(handle, piece, place + start, self.folder / file.name)
             crc = zlib.crc32(piece.data, crc)
+        if crc != expected:
+            self.journal.notes.append(f"{file.name}: '{job.name}' was damaged after it was written; merged again")
         return crc == expected
 
     def _merge(self, job: Job, handle: int, place: int, buffers: Buffers) -> int:
@@ -264,6 +266,7 @@ class _Run:
             "aligned": self.plan.aligned,
             "inputs": self.hashes.found,
             "notes": [*self.plan.notes, *notes],
+            "repaired": self.journal.notes,
         }
         write_small_files(self.plan, self.files, self.folder, meta)
         self.close()

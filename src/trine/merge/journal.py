@@ -2,7 +2,7 @@
 
 A line per event: a checksum, a space, JSON. The first line says what is merged; a tensor's line is written after its
 bytes, with their CRC-32, and is believed only when the bytes in the output still have it. A line that is cut or
-damaged is dropped, and what it said is done again.
+damaged is dropped and noted, and what it said is done again.
 """
 
 from __future__ import annotations
@@ -26,30 +26,34 @@ class Journal:
         self.path = folder / JOURNAL
         self.done: dict[str, int] = {}
         self.hashed: dict[str, str] = {}
-        self.damaged = 0
+        self.notes: list[str] = []
+        """What was damaged and is done again."""
         fresh = not self.path.exists()
         if not fresh:
             fresh = self._read(head)
         self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | (os.O_TRUNC if fresh else 0), 0o644)
         if fresh:
             self._write(head)
-        elif self.damaged or not self.path.read_bytes().endswith(b"\n"):
+        elif not self.path.read_bytes().endswith(b"\n"):
             os.write(self._handle, b"\n")
 
     def _read(self, head: dict[str, Any]) -> bool:
         """Take in the events; True when nothing of them can be used."""
-        events = []
+        events, damaged = [], 0
         for line in self.path.read_bytes().split(b"\n"):
             check, _, text = line.partition(b" ")
             if not line:
                 continue
             if check != b"%08x" % zlib.crc32(text):
-                self.damaged += 1
+                damaged += 1
                 continue
             events.append(json.loads(text))
         if not events or "plan" not in events[0]:
-            self.damaged = 0
+            if damaged:
+                self.notes.append(f"{JOURNAL}: its first line was damaged; the merge began again")
             return True
+        if damaged:
+            self.notes.append(f"{JOURNAL}: {damaged} damaged line(s); what they said was done again")
         _same(self.path, events[0], head)
         for event in events[1:]:
             if "tensor" in event:

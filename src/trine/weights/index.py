@@ -55,12 +55,12 @@ def read_index(folder: Path) -> dict[str, TensorInfo]:
     tensors = {}
     for name, file in weight_map.items():
         if name not in headers[file]:
-            raise BadInput(f"{index}: says '{name}' is in {file}, which does not hold it")
+            raise BadInput(f"{index}: says '{name}' is in {folder / file}, which does not hold it")
         tensors[name] = headers[file][name]
     for file, header in headers.items():
         for name in header:
             if weight_map.get(name) != file:
-                raise BadInput(f"{folder / file}: holds '{name}', which {INDEX} does not place there")
+                raise BadInput(f"{folder / file}: holds '{name}', which {index} does not place there")
     return tensors
 
 
@@ -94,7 +94,7 @@ def _inside(folder: Path, name: str, source: Path) -> Path:
     if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
         raise BadInput(f"{source}: names the file '{name}'; expected a plain name ending in .safetensors")
     if not path.is_file():
-        raise BadInput(f"{path}: missing" + (f", though {source.name} names it" if source != folder else ""))
+        raise BadInput(f"{path}: missing" + (f", though {source} names it" if source != folder else ""))
     real, home = path.resolve(), folder.resolve()
     hub_blobs = home.parent.parent / "blobs"
     if real.parent != home and not (home.parent.name == "snapshots" and real.parent == hub_blobs):
