@@ -83,16 +83,18 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", choices=list(GOALS), default=list(GOALS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only-trine", action="store_true", help="Skip the peer: no rows, for work on speed.")
+    parser.add_argument("--models", type=Path, help="Folder of models that an earlier call left, or to leave them in.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=os.environ.get("TRINE_BENCH_DIR"), prefix="bench-merge-") as name:
-        home = Path(name)
-        generate(home, *SIZES[options.size])
+        home = options.models or Path(name)
+        if not (home / "c").is_dir():
+            generate(home, *SIZES[options.size])
         for method in options.methods:
             rows += compare(home, method, options.size, options.rounds, not options.only_trine)
         if not options.only_trine:
-            rows.append(plan_row(home))
+            rows.append(plan_row(Path(name)))
     return 0 if options.only_trine else finish(rows, options.json)
 
 
@@ -177,6 +179,7 @@ def compare(home: Path, method: str, size: str, rounds: int, peer: bool) -> list
     found: dict[str, list[tuple[float, int]]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind, command in kinds.items():
+            warm(inputs)
             found[kind].append(timed([*command, str(home / "out")], home / "out", flush=kind == "mergekit"))
     seconds = {kind: statistics.median(one for one, _ in runs) for kind, runs in found.items()}
     memory = max(peak for _, peak in found["trine"])
@@ -190,6 +193,15 @@ def compare(home: Path, method: str, size: str, rounds: int, peer: bool) -> list
         rows.append(_row(f"{stem}/floor", "s", ours, None, 1.5 * seconds["floor"] / ours, 1))
     rows.append(_row(f"{stem}/memory", "bytes", memory, None, MEMORY_LIMIT / memory, 1))
     return rows
+
+
+def warm(folders: list[Path]) -> None:
+    """Read the models, so that the page cache holds them."""
+    buffer = bytearray(1 << 22)
+    for path in (one for folder in folders for one in folder.iterdir()):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
 
 
 def timed(command: list[str], out: Path, flush: bool) -> tuple[float, int]:

@@ -176,7 +176,7 @@ class _Run:
         pool = ThreadPoolExecutor(self.options.workers, "merge")
         try:
             tasks: list[Future[Any]] = [background.submit(self.output.run, self.handles)]
-            tasks += [background.submit(self.hashes.run, path) for path in self.plan.files]
+            tasks += [background.submit(self.hashes.run) for _ in range(self.options.workers)]
             queue = iter(work)
             tasks += [pool.submit(self._worker, queue) for _ in range(self.options.workers)]
             pending = set(tasks)

@@ -20,6 +20,7 @@ from trine.merge.journal import Journal
 from trine.merge.layout import OutputFile
 from trine.merge.plan import Job, Plan
 from trine.merge.source import read_into
+from trine.native.sha256 import hash_files
 
 _PIECE = 1 << 22
 _FLUSH_BYTES = 256 << 20
@@ -51,17 +52,14 @@ class InputHashes:
         self.journal, self.stop = journal, stop
         self.found: dict[str, str] = {}
         self.expected = _expected(plan, checksums)
+        self._left = iter(plan.files)
 
-    def run(self, path: Path) -> None:
-        """Hash one file. Raises TrineError when it is not what it should be."""
-        digest = hashlib.sha256()
-        with path.open("rb", buffering=0) as file:
-            buffer = bytearray(_PIECE)
-            while (count := file.readinto(buffer)) and not self.stop.is_set():
-                digest.update(memoryview(buffer)[:count])
-        if self.stop.is_set():
-            return
-        found, expected = digest.hexdigest(), self.expected.get(path)
+    def run(self) -> None:
+        """Hash files until none is left; several threads may. Raises TrineError when one is not what it should be."""
+        hash_files(self._left, self._found, self.stop.is_set)
+
+    def _found(self, path: Path, found: str) -> None:
+        expected = self.expected.get(path)
         if expected not in (None, found):
             raise TrineError(f"{path}: its SHA-256 is {found}, expected {expected}: the file is damaged")
         self.journal.input(str(path.resolve()), found)
