@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.merge.tensors import ours
 from trine.merge import arithmetic
 from trine.merge.dtypes import Array, narrow, widen
 
@@ -93,3 +95,33 @@ def test_merging_needs_no_torch() -> None:
 
     code = "import sys, trine.merge.engine, trine.merge.estimate, trine.cli.merge; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_kernel_reads_outlives_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is free before a call is over is filled with rubbish here: no sum may change."""
+    if arithmetic._kernels() is None:
+        pytest.skip("no C compiler")
+    filled = []
+
+    class Spoilt:
+        """The library, each call of which fills memory that is free by then."""
+
+        def __getattr__(self, name: str) -> Any:
+            function = getattr(library, name)
+
+            def call(*arguments: Any) -> Any:
+                gc.collect()
+                filled.append([np.full(count, 0x1234567, np.uint64) for count in (1, 2, 3, 4) for _ in range(200)])
+                return function(*arguments)
+
+            return call
+
+    library = arithmetic._kernels()
+    arrays = [RNG.standard_normal(3000).astype(np.float32) for _ in range(2)]
+    exact = 0.25 * arrays[0].astype(np.float64) + 0.75 * arrays[1]
+    base, models = arrays[0].reshape(30, 100), [arrays[1].reshape(30, 100)]
+    straight = ours("slerp", models, base, t=0.25)
+    monkeypatch.setattr(arithmetic, "_kernels", Spoilt)
+    np.testing.assert_allclose(arithmetic.weighted_sum([0.25, 0.75], [one.copy() for one in arrays]), exact, atol=1e-6)
+    np.testing.assert_array_equal(ours("slerp", models, base, t=0.25), straight)
+    assert filled

@@ -14,7 +14,23 @@ from trine.native.sha256 import _PIECE, hash_files
 
 def files(folder: Path) -> list[Path]:
     data = np.random.default_rng(0).bytes(2 * _PIECE + 200)
-    sizes = [0, 1, 55, 56, 63, 64, 65, 119, 120, _PIECE - 9, _PIECE - 8, _PIECE - 1, _PIECE, _PIECE + 1, 2 * _PIECE + 77]
+    sizes = [
+        0,
+        1,
+        55,
+        56,
+        63,
+        64,
+        65,
+        119,
+        120,
+        _PIECE - 9,
+        _PIECE - 8,
+        _PIECE - 1,
+        _PIECE,
+        _PIECE + 1,
+        2 * _PIECE + 77,
+    ]
     for i, size in enumerate(sizes):
         (folder / f"{i}").write_bytes(data[i : i + size])
     return [folder / f"{i}" for i in range(len(sizes))]

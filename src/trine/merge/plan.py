@@ -218,7 +218,7 @@ class _Planner:
         if not may_be_missing(name):
             for part, own, tensor in named:
                 if tensor is None:
-                    self.problems.append(f"{own}: not in '{part.model}', though '{found[0][0].model}' has it")
+                    self.problems.append(f"{own}: not in '{part.model}', though {found[0][1].info.file} has it")
                     return
         shapes = {tensor.info.shape for _, tensor in found}
         if len(shapes) > 1:
