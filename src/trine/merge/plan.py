@@ -245,8 +245,9 @@ class _Planner:
             self._copy(name, [tensor for _, tensor in found], types)
             return
         if partial and (len(found) == 1 or not _fits(spec, base, len(others))):
-            self.plan.notes.append(f"{name}: only in '{found[0][0].model}', copied")
-            found, others, base = found[:1], found[:1], None
+            kept = next((one for one in found if one[1] is base), found[0])
+            self.plan.notes.append(f"{name}: not in enough of the models, copied from '{kept[0].model}'")
+            found, others, base = [kept], [kept], None
         narrow = NAMES[self.recipe.dtype] if self.recipe.dtype else promote(types)
         out = NAMES[self.recipe.out_dtype] if self.recipe.out_dtype else narrow
         each, shared = self._parameters(one, name, position, others)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from trine.merge.arithmetic import weighted_sum
 from trine.merge.dtypes import Array
 from trine.merge.methods.inputs import Block, Inputs, Kernel
@@ -10,7 +12,7 @@ from trine.merge.methods.inputs import Block, Inputs, Kernel
 def linear(inputs: Inputs) -> Kernel:
     """sum_i w_i x_i, divided by sum_i w_i with `normalize`."""
     weights = inputs.weights()
-    total = inputs.work(sum(weights)) if inputs.shared["normalize"] else None
+    total = np.sum(np.array(weights, inputs.work)) if inputs.shared["normalize"] else None
 
     def kernel(block: Block) -> Array:
         merged = weighted_sum(weights, block.models)

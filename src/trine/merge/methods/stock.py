@@ -22,7 +22,8 @@ def model_stock(inputs: Inputs) -> Kernel:
         return lambda block: _by_rows(inputs, block)
     products = gram((inputs.deltas(block) for block in inputs.blocks()), count)
     pairs = [(products[i, j], products[i, i] * products[j, j]) for i, j in combinations(range(count), 2)]
-    share = float(_share(np.array([_cosine(inputs, *pair) for pair in pairs]).mean(), count))
+    cosines = np.array([_cosine(inputs, *pair) for pair in pairs])
+    share = float(_share(inputs, cosines.mean(axis=0), count)[0])
     if inputs.mergekit:
         return lambda block: _rounded(inputs, block, np.array(share))
 
@@ -35,13 +36,16 @@ def model_stock(inputs: Inputs) -> Kernel:
 
 def _cosine(inputs: Inputs, dot: Any, squares: Any) -> Any:
     smallest = 1e-6 if inputs.mergekit else np.finfo(np.float64).tiny
-    return np.clip(dot / np.maximum(np.sqrt(squares), smallest), -1, 1)
+    norms = inputs.q(np.atleast_1d(np.sqrt(squares)))
+    return np.clip(inputs.q(inputs.q(np.atleast_1d(dot)) / np.maximum(norms, smallest)), -1, 1)
 
 
-def _share(cosine: Any, count: int) -> Any:
-    below = 1 + (count - 1) * cosine
+def _share(inputs: Inputs, cosine: Array, count: int) -> Array:
+    """t of N and the mean cosine."""
+    cosine = inputs.q(cosine)
+    below = inputs.q(1 + (count - 1) * cosine)
     singular = np.abs(below) < 1e-6
-    return np.where(singular, 0, count * cosine / np.where(singular, 1, below))
+    return np.where(singular, 0, inputs.q(inputs.q(count * cosine) / np.where(singular, 1, below)))
 
 
 def _by_rows(inputs: Inputs, block: Block) -> Array:
@@ -53,7 +57,7 @@ def _by_rows(inputs: Inputs, block: Block) -> Array:
         _cosine(inputs, np.einsum("ij,ij->i", rows[i], rows[j], dtype=np.float64), squares[i] * squares[j])
         for i, j in combinations(range(len(rows)), 2)
     ]
-    share = np.repeat(_share(np.mean(cosines, axis=0), len(rows)), inputs.columns)
+    share = np.repeat(_share(inputs, np.mean(cosines, axis=0), len(rows)), inputs.columns)
     return _rounded(inputs, Block(block.start, block.base, models), share)
 
 
