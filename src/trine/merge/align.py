@@ -123,7 +123,7 @@ def _check(jobs: list[Job], layer: Layer) -> None:
             "to move with the experts"
         )
     numbers = [number for one in layer.single.values() for number in one.values()] + layer.rows
-    held = [(len(_inputs(jobs[number])), jobs[number].copied) for number in numbers]
+    held = [(len(_inputs(jobs[number])), jobs[number].method) for number in numbers]
     if len(set(held)) > 1:
         odd = next(number for number, one in zip(numbers, held, strict=True) if one != held[0])
         raise BadInput(f"--align-experts: {jobs[odd].name}: not merged from every model, as {jobs[numbers[0]].name} is")

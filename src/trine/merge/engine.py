@@ -226,9 +226,9 @@ class _Run:
         return crc == expected
 
     def _merge(self, job: Job, handle: int, place: int, buffers: Buffers) -> int:
-        method, how = self.plan.recipe.method, self.options
-        inputs = operands(job, method, self.inputs, buffers, how.mergekit, how.seed, not how.allow_nonfinite)
-        kernel = METHODS[method](inputs)
+        how = self.options
+        inputs = operands(job, self.inputs, buffers, how.mergekit, how.seed, not how.allow_nonfinite)
+        kernel = METHODS[job.method](inputs)
         crc = 0
         for start, stop in inputs.spans():
             if self.stop.is_set():

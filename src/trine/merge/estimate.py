@@ -36,9 +36,7 @@ class Estimate:
 def estimate(plan: Plan, options: Options) -> Estimate:
     """Estimate a plan on this machine; takes about a second."""
     widest = max((len(job.inputs) for job in plan.jobs), default=1)
-    row = max(
-        (_BLOCK if not _whole_rows(plan, job) else max(_BLOCK, _columns(job)) for job in plan.jobs), default=_BLOCK
-    )
+    row = max((_BLOCK if not _whole_rows(job) else max(_BLOCK, _columns(job)) for job in plan.jobs), default=_BLOCK)
     memory = (96 << 20) + options.workers * (2 * widest + 6) * row * 8 + len(plan.jobs) * 4096
     seconds = (_merge_seconds(plan, options) + _hash_seconds(plan)) / options.workers + 0.3
     return Estimate(len(plan.jobs), plan.read_bytes, plan.write_bytes, memory, seconds)
@@ -48,8 +46,8 @@ def _columns(job: Job) -> int:
     return job.shape[-1] if job.shape else 1
 
 
-def _whole_rows(plan: Plan, job: Job) -> bool:
-    return not job.copied and by_row(plan.recipe.method, job.shared)
+def _whole_rows(job: Job) -> bool:
+    return not job.copied and by_row(job.method, job.shared)
 
 
 def _merge_seconds(plan: Plan, options: Options) -> float:
@@ -70,10 +68,10 @@ def _merge_seconds(plan: Plan, options: Options) -> float:
         job.shared,
         job.work if options.mergekit else None,
         labels=[str(i) for i in range(len(job.models))],
-        by_row=_whole_rows(plan, job),
+        by_row=_whole_rows(job),
     )
     began = time.perf_counter()
-    narrow(merged(METHODS[plan.recipe.method], inputs).reshape(-1), job.stored)
+    narrow(merged(METHODS[job.method], inputs).reshape(-1), job.stored)
     elements = sum(int(np.prod(one.shape, dtype=np.int64)) for one in jobs)
     return (time.perf_counter() - began) * elements / (shape[0] * shape[1])
 

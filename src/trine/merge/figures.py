@@ -104,7 +104,9 @@ def figures(plan: Plan, out: Path, options: Options, progress: Progress = silent
     reference = plan.recipe.base if plan.recipe.spec.base != "ignored" and plan.recipe.base else plan.donor
     names = [str(one) for one in plan.models if one != reference]
     merged = read_index(out)
-    jobs = [job for job in plan.jobs if not job.copied and all(t.info.dtype in STORED for t in job.inputs)]
+    jobs = [
+        job for job in plan.jobs if job.method == plan.recipe.method and all(t.info.dtype in STORED for t in job.inputs)
+    ]
     total, layers, kinds = Sums(names), {}, {}
     local, files = threading.local(), Files()
     done, amount = 0, sum(job.bytes for job in jobs)
@@ -161,7 +163,7 @@ def _measure(
 ) -> Sums:
     """The sums of one tensor. Where the reference is not among the inputs, its first input stands for it."""
     method = plan.recipe.method
-    inputs = operands(job, method, files, buffers, options.mergekit, options.seed, not options.allow_nonfinite)
+    inputs = operands(job, files, buffers, options.mergekit, options.seed, not options.allow_nonfinite)
     merged = Stored(output, files.open(output.info.file), buffers, len(job.inputs), inputs.work, None, False)
     place = next((i for i, tensor in enumerate(job.models) if tensor.model == reference), 0)
     others = [i for i in range(len(job.models)) if job.base is not None or i != place]

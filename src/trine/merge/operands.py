@@ -10,9 +10,9 @@ from trine.merge.source import Buffers, Files, Reordered, Stored
 
 
 def operands(
-    job: Job, method: str, files: Files, buffers: Buffers, mergekit: bool = False, seed: int = 0, finite: bool = True
+    job: Job, files: Files, buffers: Buffers, mergekit: bool = False, seed: int = 0, finite: bool = True
 ) -> Inputs:
-    """The inputs of `method` for one job. `mergekit`: its rounding is followed. `finite`: NaN and infinity raise."""
+    """The inputs of one job. `mergekit`: its rounding is followed. `finite`: NaN and infinity raise."""
     cast = job.work if mergekit else None
     kinds = {tensor.info.dtype for tensor in job.inputs} | {job.stored, job.work}
     work = work_type(job.work if cast else "F64" if "F64" in kinds else "F32").type
@@ -29,5 +29,5 @@ def operands(
         job.name,
         [str(tensor.model) for tensor in job.models],
         work,
-        by_row(method, job.shared),
+        by_row(job.method, job.shared),
     )

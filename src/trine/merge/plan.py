@@ -39,6 +39,8 @@ class Job:
     """One output tensor."""
 
     name: str
+    method: str
+    """The recipe's; passthrough for a tensor that too few models have; copy for whole numbers, which must be equal."""
     shape: tuple[int, ...]
     stored: str
     """Type in the output, as safetensors names it."""
@@ -48,8 +50,11 @@ class Job:
     base: Tensor | None
     each: tuple[dict[str, Any], ...]
     shared: dict[str, Any]
-    copied: bool = False
-    """The inputs must be equal and are copied: whole numbers, or a tensor that only one model has."""
+
+    @property
+    def copied(self) -> bool:
+        """Whether bytes are copied, not merged."""
+        return self.method == "copy"
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -237,7 +242,7 @@ class _Planner:
 
     def _decide(self, one: Slice, name: str, position: float, found: list[tuple[Part, Tensor]], partial: bool) -> None:
         """Who is base and who is merged, the parameters, and the output's type."""
-        spec = self.recipe.spec
+        method, spec = self.recipe.method, self.recipe.spec
         base = next((tensor for part, tensor in found if spec.base != "ignored" and part.model == one.base), None)
         others = [(part, tensor) for part, tensor in found if tensor is not base]
         types = [tensor.info.dtype for _, tensor in found]
@@ -247,13 +252,13 @@ class _Planner:
         if partial and (len(found) == 1 or not _fits(spec, base, len(others))):
             kept = next((one for one in found if one[1] is base), found[0])
             self.plan.notes.append(f"{name}: not in enough of the models, copied from '{kept[0].model}'")
-            found, others, base = [kept], [kept], None
+            found, others, base, method = [kept], [kept], None, "passthrough"
         narrow = NAMES[self.recipe.dtype] if self.recipe.dtype else promote(types)
         out = NAMES[self.recipe.out_dtype] if self.recipe.out_dtype else narrow
-        each, shared = self._parameters(one, name, position, others)
-        copied = partial and len(found) == 1
+        alone = method != self.recipe.method
+        each, shared = (({},), {}) if alone else self._parameters(one, name, position, others)
         tensors = tuple(tensor for _, tensor in others)
-        self.plan.jobs.append(Job(name, found[0][1].info.shape, out, narrow, tensors, base, each, shared, copied))
+        self.plan.jobs.append(Job(name, method, found[0][1].info.shape, out, narrow, tensors, base, each, shared))
 
     def _copy(self, name: str, tensors: list[Tensor], types: list[str]) -> None:
         kinds = set(types)
@@ -262,7 +267,8 @@ class _Planner:
             self.problems.append(f"{name}: {held}; only {', '.join(NAMES)} are merged, convert the model first")
             return
         first = tensors[0].info
-        self.plan.jobs.append(Job(name, first.shape, first.dtype, first.dtype, tuple(tensors), None, (), {}, True))
+        kind = first.dtype
+        self.plan.jobs.append(Job(name, "copy", first.shape, kind, kind, tuple(tensors), None, (), {}))
 
     def _parameters(
         self, one: Slice, name: str, position: float, others: Sequence[tuple[Part, Tensor]]
