@@ -55,7 +55,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "afmoe-166M-long": {"model": _AFMOE, "length": 4096, "rows": 1, "recompute": True},
     "llama-70M-adamw": {"llama": _LLAMA, "length": 512, "rows": 6, "adamw": True},
     "llama-130M-muon-recompute": {
-        "llama": _LLAMA | {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 2816},
+        "llama": _LLAMA
+        | {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 8},
         "length": 2048,
         "rows": 2,
         "recompute": True,

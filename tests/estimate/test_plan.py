@@ -10,9 +10,11 @@ import pytest
 
 from tests.model.shapes import small_config
 from tests.model.test_causal import write_peer
+from trine.errors import TrineError
 from trine.estimate.machine import Machine
 from trine.estimate.plan import make_plan
-from trine.estimate.probe import STEPS, Job, run_probe
+from trine.estimate.probe import FEWEST, STEPS, Job
+from trine.estimate.probing import Costs, Probes, ProbeTimeout
 from trine.estimate.shape import dump_shape, read_shape, with_layers
 from trine.estimate.size import measure_size
 from trine.estimate.trial import run_trial
@@ -39,20 +41,36 @@ def job(shape: ModelConfig, train: TrainConfig = TRAIN, **changes: Any) -> Job:
     return Job(shape=dump_shape(shape), optim=OPTIM, train=train.model_copy(update=alone), **given)
 
 
+def run(job: Job, limit: float) -> Costs | None:
+    with Probes() as probes:
+        return probes.run(job, limit)
+
+
 def test_a_probe_runs_the_runs_own_steps_and_minds_its_memory() -> None:
-    costs = run_probe(job(SHAPE), limit=60)
+    costs = run(job(SHAPE), limit=60)
     assert costs is not None
     assert len(costs.seconds) == STEPS
     assert {"data", "forward", "backward", "optimizer"} <= set(costs.seconds[0])
     assert costs.peak > measure_size(SHAPE, OPTIM, 64).static
+
+
+def test_one_process_runs_a_probe_after_another_failed() -> None:
     wide = small_config(vocab_size=1 << 20, hidden_size=64)
-    assert run_probe(job(wide, memory=1 << 27), limit=60) is None
+    with Probes() as probes:
+        assert probes.run(job(wide, memory=1 << 27), limit=60) is None
+        with pytest.raises(ProbeTimeout, match="no step of the probe ended within 0 s"):
+            probes.run(job(SHAPE), limit=0)
+        with pytest.raises(TrineError, match="the probe failed: "):
+            probes.run(job(SHAPE, TRAIN.model_copy(update={"device": "nowhere"})), limit=60)
+        costs = probes.run(job(SHAPE, seconds=0), limit=60)
+    assert costs is not None
+    assert len(costs.seconds) == FEWEST
 
 
 def test_kept_activations_of_two_depths_tell_those_of_the_whole() -> None:
     kept = {}
     for layers in (2, 4, 8):
-        costs = run_probe(job(with_layers(SHAPE, range(layers)), seconds=0), limit=60)
+        costs = run(job(with_layers(SHAPE, range(layers)), seconds=0), limit=60)
         assert costs is not None
         assert costs.activations is not None
         kept[layers] = costs.activations

@@ -8,7 +8,7 @@ import torch
 
 from trine.estimate.advice import advise
 from trine.estimate.machine import Machine
-from trine.estimate.probe import ProbeTimeout
+from trine.estimate.probing import ProbeTimeout
 from trine.estimate.shape import Shape, layer_kinds
 from trine.estimate.size import Size, measure_size
 from trine.estimate.trial import Trial, run_trial

@@ -1,10 +1,11 @@
 """The first steps of a real run of a model with few layers, in a process of its own: their time and memory.
 
-    python -m trine.estimate.probe < JOB
+    python -m trine.estimate.probe
 
-runs `train.loop.fit` itself, so that whatever a run does to be fast or small is in the figures, on random tokens in
-the job's folder. It prints a JSON line for each step, stops before the step that would end after the job's seconds,
-then tells what a forward pass keeps for the backward pass. No checkpoint is written.
+forks for each job, a line of JSON on its input. The child runs `train.loop.fit` itself, so that whatever a run does
+to be fast or small is in the figures, on random tokens in the job's folder. It prints a JSON line for each step, stops
+before the step that would end after the job's seconds, then tells what a forward pass keeps for the backward pass. No
+checkpoint is written.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from dataclasses import dataclass
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from trine.data.loader import Batch
 from trine.data.shards import ShardWriter, token_dtype, write_index
-from trine.errors import TrineError
 from trine.estimate.shape import build, parse_shape
 from trine.manifest import publish
 from trine.model.config import ModelConfig
@@ -41,16 +38,10 @@ from trine.train.meters import used_bytes
 from trine.train.metrics import Unwatched
 from trine.train.setup import pick_device
 
-STEPS = 5
-"""At most. The first pays for what is made once; the others are timed."""
+STEPS, FEWEST = 5, 2
+"""Most and fewest. The first pays for what is made once, the optimizer's state among it, and tells little."""
 _DOCUMENTS, _LONGEST = 400, 1024
 _SAMPLE_SECONDS = 0.005
-_COMPILE_SECONDS = 300.0
-"""For a first step that compiles; torch keeps the result, so that the run itself need not."""
-
-
-class ProbeTimeout(TrineError):
-    """Not even one step ended in time."""
 
 
 class Job(BaseModel):
@@ -62,7 +53,7 @@ class Job(BaseModel):
     """With the batch of the probe, and as many steps as make its FLOPs those of the run."""
     vocabulary: int
     seconds: float
-    """No step is begun that would end later than so many seconds after the first, when it compiles, or the start."""
+    """No third step is begun that would end later than so many seconds after the start, or the first if it compiles."""
     memory: int
     """Bytes it may take."""
     limit: float = 0
@@ -70,66 +61,33 @@ class Job(BaseModel):
     folder: str = ""
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What a probe found."""
-
-    seconds: list[dict[str, float]]
-    """Of each step by part: data, forward, backward, optimizer."""
-    peak: int
-    """Most bytes taken since the process began its work."""
-    activations: int | None
-    """Bytes that one micro-batch's forward pass leaves for its backward pass; None when there was no time."""
-    compiled: bool
-    """Whether the first step compiled the model, in time that is not counted."""
-
-
-def run_probe(job: Job, limit: float) -> Costs | None:
-    """Run `job` in a fresh process, for at most `limit` seconds and what compiling takes. None when its memory was
-    too short.
-
-    Raises ProbeTimeout when no step ended in time, TrineError when it failed for another reason.
-    """
-    command = [sys.executable, "-m", "trine.estimate.probe"]
-    pipe = subprocess.PIPE
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as child,
-    ):
-        try:
-            text = job.model_copy(update={"folder": folder, "limit": limit}).model_dump_json()
-            out, err = child.communicate(text.encode(), timeout=limit + _COMPILE_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            out, err = child.communicate()
-    said = [json.loads(line) for line in out.splitlines() if line.endswith(b"}")]
-    if child.returncode > 0:
-        raise TrineError(f"the probe failed: {err.decode(errors='replace').strip().splitlines()[-1]}")
-    steps = [one for one in said if "seconds" in one]
-    if child.returncode == -signal.SIGABRT or any("short" in one for one in said):
-        return None
-    if not steps:
-        raise ProbeTimeout(f"no step of the probe ended within {limit:.0f} s")
-    kept = next((one["activations"] for one in said if "activations" in one), None)
-    compiled = any("compiled" in one for one in said)
-    return Costs([one["seconds"] for one in steps], max(one["peak"] for one in steps), kept, compiled)
-
-
 def main() -> None:
-    """Read a job, run it, print what it takes."""
-    job = Job.model_validate_json(sys.stdin.read())
-    peak = Peak(pick_device(job.train.device))
-    if peak.device.type == "cpu":
-        _bound(job.memory)
+    """Fork a process for each job read, and say how it ended."""
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            _probe(Job.model_validate_json(line))
+        _, status = os.waitpid(child, 0)
+        _say({"ended": os.waitstatus_to_exitcode(status)})
+
+
+def _probe(job: Job) -> None:
+    """Run a job, print what it takes, end the process."""
+    status = 0
     try:
+        peak = Peak(pick_device(job.train.device))
+        if peak.device.type == "cpu":
+            _bound(job.memory)
         _fit(job, peak)
-    except MemoryError:
-        _say({"short": "memory"})
-    except RuntimeError as error:  # torch's allocator, and threads that find no room for their stack
-        if not any(word in str(error) for word in ("memory", "new thread")):
-            raise
-        _say({"short": "memory"})
-    os._exit(0)  # threads that prepare batches nobody waits for
+    except Exception as error:
+        # RuntimeError: torch's allocator, and threads that find no room for their stack
+        words = ("memory", "new thread") if isinstance(error, RuntimeError) else ()
+        if isinstance(error, MemoryError) or any(word in str(error) for word in words):
+            _say({"short": "memory"})
+        else:
+            traceback.print_exc()
+            status = 1
+    os._exit(status)  # threads that prepare batches nobody waits for
 
 
 def _say(record: dict[str, Any]) -> None:
@@ -167,7 +125,7 @@ def _fit(job: Job, peak: Peak) -> None:
             _say({"compiled": True})
         elif model.compiled and len(times) == 2:
             until, watchdog = times[-1] + job.seconds, _end_after(job.limit)
-        elif len(times) > STEPS or (len(times) > 1 and 2 * times[-1] - times[-2] > until):
+        elif len(times) > STEPS or (len(times) > FEWEST and 2 * times[-1] - times[-2] > until):
             optimizers.zero_grad()
             _say({"activations": _kept_by_forward(model, micro_batches[0])})
             raise _Done

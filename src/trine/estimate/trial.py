@@ -15,7 +15,8 @@ from statistics import median
 
 import torch
 
-from trine.estimate.probe import STEPS, Costs, Job, ProbeTimeout, run_probe
+from trine.estimate.probe import STEPS, Job
+from trine.estimate.probing import Costs, Probes, ProbeTimeout
 from trine.estimate.shape import Shape, dump_shape, layer_kinds, with_layers
 from trine.estimate.size import Size, measure_size
 from trine.optim.config import OptimConfig
@@ -28,10 +29,12 @@ BUDGET_SECONDS = 20.0
 """All probes of a plan together."""
 _USUAL_MFU = 0.2
 """Guess, to choose the first probe's depth."""
-_START_SECONDS = 6.0
-"""Guess of what a process needs before its first step."""
+_START_SECONDS = 5.0
+"""Guess of what the first process needs before its first step; what it is seen to need counts for the next."""
 _FEWEST = 3.5
 """Steps that a second probe should have time for."""
+_SHALLOW_SHARE = 0.3
+"""Of the time, for the smaller of two depths."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class _Point:
     seconds: dict[str, float]
     working: int
     activations: int
+    first: dict[str, float]
+    """Seconds of its first step."""
 
 
 def run_trial(shape: Shape, optim: OptimConfig, train: TrainConfig, memory: int, progress: Progress) -> Trial | None:
@@ -72,13 +77,19 @@ def run_trial(shape: Shape, optim: OptimConfig, train: TrainConfig, memory: int,
 
     None when `memory` bytes do not hold the smallest depth. Raises ProbeTimeout when there was no time for a step.
     """
-    prober = _Prober(shape, optim, train, memory, progress)
-    kinds = layer_kinds(shape)
+    with Probes() as probes:
+        prober = _Prober(shape, optim, train, memory, progress, probes)
+        points = _probe_depths(prober, layer_kinds(shape))
+        return _extrapolate(points, prober) if points else None
+
+
+def _probe_depths(prober: _Prober, kinds: Sequence[str]) -> list[_Point]:
+    """The whole model, or as few layers as have every kind and then as many as time and memory allow."""
     least, points = sorted({kinds.index(kind) for kind in kinds}), list[_Point]()
     depth: Sequence[int] = range(len(kinds)) if prober.affords_all() else least
     while len(points) < 2 and len(depth) > (points[-1].layers if points else 0):
         try:
-            point = prober.run(depth)
+            point = prober.run(depth, points)
         except ProbeTimeout:
             if not points:
                 raise
@@ -87,14 +98,23 @@ def run_trial(shape: Shape, optim: OptimConfig, train: TrainConfig, memory: int,
             break
         points += [point] if point else []
         depth = prober.deeper(least, point) if point else least
-    return _extrapolate(points, prober) if points else None
+    return points
 
 
 class _Prober:
     """Runs probes of one config until the time for them is spent."""
 
-    def __init__(self, shape: Shape, optim: OptimConfig, train: TrainConfig, memory: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        optim: OptimConfig,
+        train: TrainConfig,
+        memory: int,
+        progress: Progress,
+        probes: Probes,
+    ) -> None:
         self.shape, self.optim, self.train, self.memory, self.progress = shape, optim, train, memory, progress
+        self.probes = probes
         self.began, self.overhead = time.monotonic(), _START_SECONDS
         self.full = self._size(range(len(layer_kinds(shape))))
         self.micro_batches = min(2, train.batch_sequences // train.micro_batch_sequences)
@@ -124,19 +144,19 @@ class _Prober:
     def _step_seconds(self, size: Size) -> float:
         return self.micro_batches * self.rows * self.train.sequence_length * size.flops_per_token / self.flops
 
-    def run(self, kept: Sequence[int]) -> _Point | None:
+    def run(self, kept: Sequence[int], before: Sequence[_Point]) -> _Point | None:
         """A probe with the layers `kept`. None when memory or time is too short for a step."""
         self.progress(0, None, f"plan: first steps with {len(kept)} of {len(layer_kinds(self.shape))} layers")
         size, began = self._size(kept), time.monotonic()
-        share = 1.0 if len(kept) == len(layer_kinds(self.shape)) else 0.4
-        costs = run_probe(self._job(kept, size, self._left() * share), BUDGET_SECONDS - self.elapsed)
+        share = 1.0 if before or len(kept) == len(layer_kinds(self.shape)) else _SHALLOW_SHARE
+        costs = self.probes.run(self._job(kept, size, self._left() * share), BUDGET_SECONDS - self.elapsed)
         if costs is None:
             return None
         stepping = sum(sum(parts.values()) for parts in costs.seconds)
         self.overhead = max(0.0, time.monotonic() - began - stepping)
         if costs.compiled:
             self.began += sum(costs.seconds[0].values())
-        return _point(len(kept), size, costs)
+        return _point(len(kept), size, costs, before)
 
     def _job(self, kept: Sequence[int], size: Size, seconds: float) -> Job:
         train, rows = self.train, self.micro_batches * self.rows
@@ -180,15 +200,26 @@ class _Prober:
         return chosen
 
 
-def _point(layers: int, size: Size, costs: Costs) -> _Point:
-    timed = costs.seconds[1:] or costs.seconds
-    working = max(0, costs.peak - size.static)
+def _point(layers: int, size: Size, costs: Costs, before: Sequence[_Point]) -> _Point:
+    """What a probe tells of a typical step. One that had time for its first step alone is held to be slower in it, and
+    to lack the optimizer's state before its end, as the probe `before` was."""
+    first, timed = costs.seconds[0], costs.seconds[1:]
+    seconds = {part: median(one[part] for one in timed or [first]) for part in first}
+    working = costs.peak - size.static
+    if not timed:
+        working += size.optimizer
+        if before:
+            seconds = {
+                part: s * before[0].seconds[part] / max(before[0].first[part], 1e-6) for part, s in first.items()
+            }
+    working = max(0, working)
     return _Point(
         layers=layers,
         size=size,
-        seconds={part: median(one[part] for one in timed) for part in timed[0]},
+        seconds=seconds,
         working=working,
         activations=min(working, working if costs.activations is None else costs.activations),
+        first=first,
     )
 
 
