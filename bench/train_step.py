@@ -37,10 +37,11 @@ from trine.model.config import ModelConfig
 from trine.model.flops import training_flops
 from trine.model.hf import load_model, save_model
 from trine.model.init import init_model
+from trine.native.memory import kept_memory
 from trine.optim.config import OptimConfig
 from trine.optim.groups import build_optimizers
 from trine.train.config import TrainConfig
-from trine.train.fast import compile_blocks, kept_memory
+from trine.train.fast import compile_blocks
 from trine.train.meters import StepMeter
 from trine.train.step import train_step
 

@@ -13,7 +13,7 @@ from tests.model.test_causal import write_peer
 from trine.errors import TrineError
 from trine.estimate.machine import Machine
 from trine.estimate.plan import make_plan
-from trine.estimate.probe import FEWEST, STEPS, Job
+from trine.estimate.probe import FEWEST, Job
 from trine.estimate.probing import Costs, Probes, ProbeTimeout
 from trine.estimate.shape import dump_shape, read_shape, with_layers
 from trine.estimate.size import measure_size
@@ -36,7 +36,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def job(shape: ModelConfig, train: TrainConfig = TRAIN, **changes: Any) -> Job:
-    given: dict[str, Any] = {"vocabulary": shape.vocab_size, "seconds": 60, "memory": 1 << 33} | changes
+    given: dict[str, Any] = {"vocabulary": shape.vocab_size, "steps": 5, "seconds": 60, "memory": 1 << 33} | changes
     alone = {"eval": EvalConfig(sets=()), "checkpoint_every_steps": 1000}
     return Job(shape=dump_shape(shape), optim=OPTIM, train=train.model_copy(update=alone), **given)
 
@@ -49,7 +49,7 @@ def run(job: Job, limit: float) -> Costs | None:
 def test_a_probe_runs_the_runs_own_steps_and_minds_its_memory() -> None:
     costs = run(job(SHAPE), limit=60)
     assert costs is not None
-    assert len(costs.seconds) == STEPS
+    assert len(costs.seconds) == 5
     assert {"data", "forward", "backward", "optimizer"} <= set(costs.seconds[0])
     assert costs.peak > measure_size(SHAPE, OPTIM, 64).static
 

@@ -61,6 +61,19 @@ def test_output_and_gradients_equal_the_float64_sums(shape: tuple[int, int, int,
         assert (found.double() - expected).norm() <= 0.006 * expected.norm()
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bf16_weights_give_the_bits_of_the_fp32_weights_they_equal(shape: tuple[int, int, int, int, int]) -> None:
+    module, (x, selected, weights), _ = case(*shape)
+    narrow = [one.detach().bfloat16() for one in module.parameters()]
+    assert native_experts(x, *narrow, selected, weights) is None
+    with torch.no_grad():
+        found = native_experts(x, *narrow, selected, weights)
+        expected = native_experts(x, *(one.float() for one in narrow), selected, weights)
+    assert found is not None
+    assert expected is not None
+    assert torch.equal(found, expected)
+
+
 def test_an_expert_without_tokens_has_zero_gradients() -> None:
     module, inputs, grad = case(64, 32, 4, 2, 37)
     *_, gate_up, down = results(module, inputs, grad)

@@ -12,10 +12,11 @@ from tests.model.shapes import random_tokens, small_config, small_model
 from trine.data.loader import Batch
 from trine.errors import BadInput
 from trine.model.afmoe import Afmoe
+from trine.native.memory import kept_memory
 from trine.optim.config import OptimConfig
 from trine.optim.groups import build_optimizers
 from trine.train.config import TrainConfig
-from trine.train.fast import compile_blocks, cpp_compiler, kept_memory, uncompiled, wants_compile
+from trine.train.fast import compile_blocks, cpp_compiler, uncompiled, wants_compile
 from trine.train.meters import used_bytes
 from trine.train.step import train_step
 

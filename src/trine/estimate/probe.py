@@ -38,8 +38,8 @@ from trine.train.meters import used_bytes
 from trine.train.metrics import Unwatched
 from trine.train.setup import pick_device
 
-STEPS, FEWEST = 5, 2
-"""Most and fewest. The first pays for what is made once, the optimizer's state among it, and tells little."""
+FEWEST = 2
+"""Steps. The first pays for what is made once, the optimizer's state among it, and tells little."""
 _DOCUMENTS, _LONGEST = 400, 1024
 _SAMPLE_SECONDS = 0.005
 
@@ -52,6 +52,8 @@ class Job(BaseModel):
     train: TrainConfig
     """With the batch of the probe, and as many steps as make its FLOPs those of the run."""
     vocabulary: int
+    steps: int
+    """At most."""
     seconds: float
     """No third step is begun that would end later than so many seconds after the start, or the first if it compiles."""
     memory: int
@@ -63,6 +65,7 @@ class Job(BaseModel):
 
 def main() -> None:
     """Fork a process for each job read, and say how it ended."""
+    _say({"ready": True})
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
@@ -125,7 +128,7 @@ def _fit(job: Job, peak: Peak) -> None:
             _say({"compiled": True})
         elif model.compiled and len(times) == 2:
             until, watchdog = times[-1] + job.seconds, _end_after(job.limit)
-        elif len(times) > STEPS or (len(times) > FEWEST and 2 * times[-1] - times[-2] > until):
+        elif len(times) > job.steps or (len(times) > FEWEST and 2 * times[-1] - times[-2] > until):
             optimizers.zero_grad()
             _say({"activations": _kept_by_forward(model, micro_batches[0])})
             raise _Done

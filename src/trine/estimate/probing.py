@@ -48,6 +48,7 @@ class Probes:
         self._server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
         )
+        self._hear("ready")
         return self
 
     def __exit__(
@@ -85,19 +86,21 @@ class Probes:
     def _ask(self, job: str) -> tuple[list[dict[str, Any]], int]:
         """What the job's process said and its exit status; that of the server when it ended without an answer."""
         assert self._server.stdin
-        assert self._server.stdout
-        said = list[dict[str, Any]]()
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._server.stdin.write(job.encode() + b"\n")
             self._server.stdin.flush()
-        except BrokenPipeError:
-            return said, self._server.wait() or 1
+        said = self._hear("ended")
+        return (said, said[-1]["ended"]) if said and "ended" in said[-1] else (said, self._server.wait() or 1)
+
+    def _hear(self, last: str) -> list[dict[str, Any]]:
+        """What is said up to the record with the key `last`, or all of it."""
+        assert self._server.stdout
+        said = list[dict[str, Any]]()
         for line in self._server.stdout:
-            if line.endswith(b"}\n"):
-                said.append(json.loads(line))
-            if said and "ended" in said[-1]:
-                return said, said[-1]["ended"]
-        return said, self._server.wait()
+            said += [json.loads(line)] if line.endswith(b"}\n") else []
+            if said and last in said[-1]:
+                break
+        return said
 
 
 def _kill(server: subprocess.Popen[bytes]) -> None:

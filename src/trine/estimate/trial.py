@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from trine.estimate.probe import STEPS, Job
+from trine.estimate.probe import Job
 from trine.estimate.probing import Costs, Probes, ProbeTimeout
 from trine.estimate.shape import Shape, dump_shape, layer_kinds, with_layers
 from trine.estimate.size import Size, measure_size
@@ -29,12 +29,14 @@ BUDGET_SECONDS = 20.0
 """All probes of a plan together."""
 _USUAL_MFU = 0.2
 """Guess, to choose the first probe's depth."""
-_START_SECONDS = 5.0
-"""Guess of what the first process needs before its first step; what it is seen to need counts for the next."""
-_FEWEST = 3.5
-"""Steps that a second probe should have time for."""
+_START_SECONDS = 1.5
+"""Guess of what the first probe needs beside its steps; what it is seen to need counts for the next."""
+_STEPS, _SHALLOW_STEPS = 5, 3
+"""Of a probe, and of the smaller of two depths."""
 _SHALLOW_SHARE = 0.3
 """Of the time, for the smaller of two depths."""
+_DEEPER_STEPS = 2.5
+"""Steps that the deeper one should have time for; its first is slow."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def _probe_depths(prober: _Prober, kinds: Sequence[str]) -> list[_Point]:
             break
         if point is None and len(depth) == len(least):
             break
+        if point and not points:
+            prober.widen(depth, point)
         points += [point] if point else []
         depth = prober.deeper(least, point) if point else least
     return points
@@ -117,13 +121,15 @@ class _Prober:
         self.probes = probes
         self.began, self.overhead = time.monotonic(), _START_SECONDS
         self.full = self._size(range(len(layer_kinds(shape))))
+        self.temporary = 0
+        """Bytes that all rows of a micro-batch take more than the probe's, beside what layers keep."""
         self.micro_batches = min(2, train.batch_sequences // train.micro_batch_sequences)
         self.rows = train.micro_batch_sequences
         rate = peak_flops(pick_device(train.device), getattr(torch, train.dtype), threads(train))
         self.flops = _USUAL_MFU * rate
         kinds = layer_kinds(shape)
         least = self._size(sorted({kinds.index(kind) for kind in kinds}))
-        while self.rows > 1 and STEPS * self._step_seconds(least) > BUDGET_SECONDS / 2:
+        while self.rows > 1 and _STEPS * self._step_seconds(least) > BUDGET_SECONDS / 2:
             self.rows //= 2
 
     @property
@@ -133,7 +139,7 @@ class _Prober:
 
     def affords_all(self) -> bool:
         """Whether the whole model's first steps are likely to end in time and to fit."""
-        return self._left() > STEPS * self._step_seconds(self.full) and self.full.static < 0.5 * self.memory
+        return self._left() > _STEPS * self._step_seconds(self.full) and self.full.static < 0.5 * self.memory
 
     def _left(self) -> float:
         return BUDGET_SECONDS - self.elapsed - self.overhead
@@ -148,8 +154,8 @@ class _Prober:
         """A probe with the layers `kept`. None when memory or time is too short for a step."""
         self.progress(0, None, f"plan: first steps with {len(kept)} of {len(layer_kinds(self.shape))} layers")
         size, began = self._size(kept), time.monotonic()
-        share = 1.0 if before or len(kept) == len(layer_kinds(self.shape)) else _SHALLOW_SHARE
-        costs = self.probes.run(self._job(kept, size, self._left() * share), BUDGET_SECONDS - self.elapsed)
+        last = bool(before) or len(kept) == len(layer_kinds(self.shape))
+        costs = self.probes.run(self._job(kept, size, last), BUDGET_SECONDS - self.elapsed)
         if costs is None:
             return None
         stepping = sum(sum(parts.values()) for parts in costs.seconds)
@@ -158,10 +164,27 @@ class _Prober:
             self.began += sum(costs.seconds[0].values())
         return _point(len(kept), size, costs, before)
 
-    def _job(self, kept: Sequence[int], size: Size, seconds: float) -> Job:
+    def widen(self, kept: Sequence[int], point: _Point) -> None:
+        """Where `point` had fewer rows than a micro-batch: a step with all of them, for what else grows with rows."""
+        if self.rows == self.train.micro_batch_sequences:
+            return
+        size, few = self._size(kept), self.rows
+        self.rows = self.train.micro_batch_sequences
+        try:
+            job = self._job(kept, size, last=False).model_copy(update={"steps": 1})
+            costs = self.probes.run(job, BUDGET_SECONDS - self.elapsed)
+        except ProbeTimeout:
+            costs = None
+        finally:
+            self.rows = few
+        if costs is not None:
+            more = _point(len(kept), size, costs, [point]).working - point.working
+            self.temporary = max(0, round(more - point.activations * (self.train.micro_batch_sequences / few - 1)))
+
+    def _job(self, kept: Sequence[int], size: Size, last: bool) -> Job:
         train, rows = self.train, self.micro_batches * self.rows
         work = train.steps * train.batch_sequences * self.full.flops_per_token
-        steps = max(train.steps, STEPS + 1, math.ceil(work / (rows * size.flops_per_token)))
+        steps = max(train.steps, _STEPS + 1, math.ceil(work / (rows * size.flops_per_token)))
         changes = {
             "steps": steps,
             "batch_sequences": rows,
@@ -181,7 +204,8 @@ class _Prober:
             optim=self.optim,
             train=train.model_copy(update=changes),
             vocabulary=size.vocabulary,
-            seconds=seconds,
+            steps=_STEPS if last else _SHALLOW_STEPS,
+            seconds=self._left() * (1.0 if last else _SHALLOW_SHARE),
             memory=self.memory,
         )
 
@@ -192,9 +216,8 @@ class _Prober:
             more = sorted([*chosen, layer])
             size = self._size(more)
             seconds = sum(point.seconds.values()) * size.flops_per_token / point.size.flops_per_token
-            if _FEWEST * seconds > self._left() or size.static + 2 * point.working * len(more) > self.memory * len(
-                least
-            ):
+            room = size.static + 2 * point.working * len(more) / len(least)
+            if _DEEPER_STEPS * seconds > self._left() or room > self.memory:
                 break
             chosen = more
         return chosen
@@ -251,7 +274,7 @@ def _extrapolate(points: list[_Point], prober: _Prober) -> Trial:
     return Trial(
         parts=parts,
         activations=round(activations * rows),
-        working=round(working + activations * (rows - 1)),
+        working=round(working + activations * (rows - 1) + prober.temporary),
         layers=points[-1].layers,
         seconds=prober.elapsed,
     )

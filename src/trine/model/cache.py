@@ -31,6 +31,8 @@ class Coming:
     """The longest row's length before."""
     source_BW: Tensor | None
     """For each slot of a window, which of several coming tokens it holds afterwards; negative: the old one."""
+    first: bool
+    """Rows are empty and get equally many tokens."""
 
 
 class LayerCache:
@@ -48,6 +50,10 @@ class LayerCache:
         """Store the keys and values of the coming tokens; return all that their queries may look at."""
         coming = self.coming
         assert coming is not None, "Cache.plan comes before the layers"
+        tokens = key_BHTD.shape[2]
+        if coming.first and tokens <= self.key.shape[2]:
+            self.key[:, :, :tokens], self.value[:, :, :tokens] = key_BHTD, value_BHTD
+            return key_BHTD, value_BHTD
         if self.window is None or coming.source_BW is None:
             slots = coming.slots_BT if self.window is None else coming.slots_BT % self.key.shape[2]
             for buffer, fresh in ((self.key, key_BHTD), (self.value, value_BHTD)):
@@ -91,7 +97,8 @@ class Cache:
         if not single:
             source = _held(lengths + added - 1, slots, window) - lengths
         rows = torch.arange(len(counts), device=device).unsqueeze(1)
-        coming = Coming(rows, torch.where(places < added, positions, self.capacity), end, past, source)
+        first = past == 0 and min(counts) == tokens
+        coming = Coming(rows, torch.where(places < added, positions, self.capacity), end, past, source, first)
         for layer in self.layers:
             layer.coming = coming
         if past == 0:

@@ -20,6 +20,7 @@ from trine.model.causal import CausalModel
 from trine.model.native_step import native_step
 from trine.model.prompt_cache import KeptPrompt, open_prompt, save_prompt
 from trine.model.sampling import Sampling, choose
+from trine.native.memory import kept_memory
 
 _READ_TOKENS = 8192
 """Tokens of a prompt that pass the model at once, over all rows."""
@@ -193,7 +194,8 @@ def generate(
     if kept is not None and isinstance(context, AfmoeContext):
         kept.check(prompts)
         held = kept.fill(context.cache)
-    logits = read_prompts(context, prompts, held)
+    with kept_memory(model.output_weight.device):
+        logits = read_prompts(context, prompts, held)
     live, histories = list(range(len(prompts))), [list(prompt) for prompt in prompts]
     for i in range(max_new_tokens):
         seen = [histories[row] for row in live]

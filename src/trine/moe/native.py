@@ -20,7 +20,7 @@ _POINTERS = "x gate_up down weights order ends turns hidden places grad grad_gat
 
 class _Experts(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int64) for name in "tokens choices experts width inner".split()),
+        *((name, ctypes.c_int64) for name in "tokens choices experts width inner narrow".split()),
         *((name, ctypes.c_void_p) for name in _POINTERS),
         ("next", ctypes.c_int64),
     )
@@ -37,11 +37,12 @@ def native_experts(
 ) -> Tensor | None:
     """Sum over the K selected experts of weight times expert output, [N, D] bf16; None where the kernels do not apply.
 
-    They take `x_ND` bf16, `gate_up` [E, 2I, D], `down` [E, D, I] and `weights_NK` fp32 on the CPU, D and I multiples
-    of 32.
+    They take `x_ND` bf16, `gate_up` [E, 2I, D], `down` [E, D, I] fp32, or bf16 where no gradient is wanted, and
+    `weights_NK` fp32 on the CPU, D and I multiples of 32.
     """
-    floats = all(one.dtype == torch.float32 for one in (gate_up, down, weights_NK))
-    fits = x_ND.dtype == torch.bfloat16 and floats and down.shape[1] % 32 == 0 and down.shape[2] % 32 == 0
+    kinds = {torch.float32} if torch.is_grad_enabled() else {torch.float32, torch.bfloat16}
+    typed = x_ND.dtype == torch.bfloat16 and weights_NK.dtype == torch.float32 and gate_up.dtype == down.dtype
+    fits = typed and down.dtype in kinds and down.shape[1] % 32 == 0 and down.shape[2] % 32 == 0
     if not (fits and x_ND.device.type == "cpu" and native_available()):
         return None
     return _forward(x_ND, gate_up, down, experts_NK, weights_NK)[0]
@@ -123,7 +124,8 @@ class _Call:
         places, out = self.x.new_empty(self.pairs, width), torch.empty_like(self.x)
         held = {"x": self.x, "gate_up": self.gate_up, "down": self.down, "weights": self.weights, "order": self.order}
         held |= {"ends": self.ends, "turns": self.turns, "places": places} | tensors
-        sizes = (tokens, self.choices, len(self.down), width, self.down.shape[2])
+        narrow = self.down.dtype == torch.bfloat16
+        sizes = (tokens, self.choices, len(self.down), width, self.down.shape[2], narrow)
         about = _Experts(*sizes, **{key: one.data_ptr() for key, one in held.items()}, next=0)
         run_kernel(getattr(self.lib, name), about, "the products of experts")
         threads = torch.get_num_threads()

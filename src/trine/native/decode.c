@@ -195,6 +195,7 @@ static void attend_one(Thread *t, const Layer *l, int64_t row, int64_t head) {
     pack(t->packed, t->from, group, dim);
     vec scale = (vec){0} + 1.0f / sqrtf(dim);
     for (int64_t s = 0; s < held; s += 16) {
+        for (int64_t i = 0; i < 16 * dim && s + 16 <= held; i += 32) __builtin_prefetch(values + s * dim + i);
         products(t, t->found, keys + s * dim, dim, held - s, dim, group);
         for (int64_t g = 0; g < group; g++) write16(t->scores + g * stride + s, read16(t->found + 16 * g) * scale);
     }

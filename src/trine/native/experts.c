@@ -10,8 +10,9 @@
 
 typedef struct {
     int64_t tokens, choices, experts, width, inner;
+    int64_t narrow;             /* weights are bf16; for the forward direction alone */
     const bf16 *x;              /* [tokens, width] */
-    const float *gate_up, *down; /* [experts, 2 inner, width], [experts, width, inner] */
+    const void *gate_up, *down; /* [experts, 2 inner, width], [experts, width, inner] */
     const float *weights;       /* [tokens, choices] */
     const int64_t *order, *ends; /* pairs sorted by expert; where each expert's rows end */
     const int64_t *turns;       /* experts in the order in which they are taken */
@@ -57,12 +58,21 @@ static void to_places(const Experts *e, float c[4][256], int64_t row, int64_t ro
     }
 }
 
+/* Right tiles of the transpose of a matrix [columns, depth] of weights that begins at `place`. */
+static void pack_weight(bf16 *out, const Experts *e, const void *weights, int64_t place, int64_t columns, int64_t depth) {
+    if (e->narrow) {
+        Rows rows = {(const bf16 *)weights + place, depth, NULL, 1};
+        pack_left(out, &rows, columns, depth);
+        turn_tiles(out, out, columns / 16 * (depth / 32));
+    } else pack_right_transposed(out, (const float *)weights + place, columns, depth);
+}
+
 static void forward_one(const Experts *e, int64_t one, int64_t begin, int64_t end, bf16 *space) {
     int64_t deep = e->width / 32 * TILE, thin = e->inner / 32 * TILE, size = e->width * e->inner;
     bf16 *in = space, *out = in + 2 * size, *left = out + size, *activated = left + ROWS * e->width;
     float c[4][256];
-    pack_right_transposed(in, e->gate_up + one * 2 * size, 2 * e->inner, e->width);
-    pack_right_transposed(out, e->down + one * size, e->width, e->inner);
+    pack_weight(in, e, e->gate_up, one * 2 * size, 2 * e->inner, e->width);
+    pack_weight(out, e, e->down, one * size, e->width, e->inner);
     for (int64_t row = begin; row < end; row += ROWS) {
         int64_t rows = end - row < ROWS ? end - row : ROWS;
         Rows x = {e->x, e->width, e->order + row, e->choices};
@@ -114,8 +124,8 @@ static void backward_one(const Experts *e, int64_t one, int64_t begin, int64_t e
         memset(grad_in, 0, 8 * size);
         memset(grad_out, 0, 4 * size);
     } else {
-        pack_right(in, e->gate_up + one * 2 * size, 2 * e->inner, e->width, 2 * thin);
-        pack_right(out, e->down + one * size, e->width, e->inner, deep);
+        pack_right(in, (const float *)e->gate_up + one * 2 * size, 2 * e->inner, e->width, 2 * thin);
+        pack_right(out, (const float *)e->down + one * size, e->width, e->inner, deep);
     }
     for (int64_t row = begin; row < end; row += LONG) {
         int64_t rows = end - row < LONG ? end - row : LONG, depth = blocks(rows, 32);

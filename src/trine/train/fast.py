@@ -1,8 +1,7 @@
-"""What makes steps fast on the machine at hand and moves no number but rounding: compiled blocks, kept memory."""
+"""What makes steps fast on the machine at hand and moves no number but rounding: compiled blocks."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -54,29 +53,3 @@ def uncompiled() -> Iterator[None]:
     """Run what was compiled as it is written, for passes too few to compile for."""
     with torch.compiler.set_stance("force_eager"):
         yield
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-"""Parameters of glibc's mallopt."""
-
-
-@contextmanager
-def kept_memory(device: torch.device) -> Iterator[None]:
-    """On CPU under glibc, keep freed memory for the next tensor instead of giving it back to the system.
-
-    By default each large tensor is fresh memory whose pages the system hands out and clears one by one: up to a third
-    of a step. Everything is given back at the end.
-    """
-    libc = ctypes.CDLL(None)
-    if device.type != "cpu" or not hasattr(libc, "malloc_trim"):
-        yield
-        return
-    libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        libc.mallopt(_MMAP_MAX, 65536)
-        libc.mallopt(_TRIM_THRESHOLD, 128 * 1024)
-        libc.mallopt(_MMAP_THRESHOLD, 128 * 1024)
-        libc.malloc_trim(0)

@@ -25,6 +25,7 @@ from trine.model.config import ModelConfig
 from trine.model.flops import training_flops
 from trine.model.hf import LanguageModel, load_model
 from trine.model.init import init_model
+from trine.native.memory import kept_memory
 from trine.optim.config import OptimConfig
 from trine.optim.groups import build_optimizers
 from trine.stability import Stability
@@ -37,7 +38,7 @@ from trine.train.checkpoint import (
     sweep_leftovers,
 )
 from trine.train.config import TrainConfig
-from trine.train.fast import compile_blocks, kept_memory, uncompiled, wants_compile
+from trine.train.fast import compile_blocks, uncompiled, wants_compile
 from trine.train.meters import StepMeter, peak_flops
 from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers, read_metrics
 from trine.train.setup import Plan, deterministic, locked, prepare, threads
