@@ -23,6 +23,7 @@ ARROWS = {
     "estimate": {"train", "model", "optim", "data"},
     "report": set(),
     "merge": {"weights", "native"},
+    "surgery": {"merge", "weights"},
     "spectrum": {"weights"},
 }
 """Room to rooms it may import, besides the leaves and config models (`*/config.py`)."""

@@ -35,6 +35,7 @@ VERBS = {
     "train": "Token shards to a trained model and its report.",
     "study": "Claims put to the test: arms, seeds, tables and plots of evidence.",
     "merge": "Models to one model, by a recipe in mergekit's YAML.",
+    "moe": "Dense models to a mixture of experts.",
     "export": "A checkpoint to a Hugging Face folder.",
     "generate": "Complete a text.",
     "report": "A run folder, or a merge, to one HTML file.",

@@ -51,7 +51,7 @@ def write_small_files(plan: Plan, files: list[OutputFile], folder: Path, meta: d
 
 def output_config(plan: Plan) -> dict[str, Any]:
     """The donor's config.json with the output's type, number of layers, and whether head and embedding are tied."""
-    config = json.loads(json.dumps(plan.models[plan.donor].config))
+    config = json.loads(json.dumps(plan.config or plan.models[plan.donor].config))
     if not config:
         return {}
     types = [job.stored for job in plan.jobs if job.stored in _TORCH]
@@ -93,9 +93,9 @@ def _card(plan: Plan, meta: dict[str, Any]) -> str:
         "tags: [merge, trine]",
         "---",
         "",
-        f"# A merge by {plan.recipe.method}",
+        f"# {plan.title or f'A merge by {plan.recipe.method}'}",
         "",
-        "Merged with trine from",
+        "Made with trine from",
         "",
         *models,
         "",

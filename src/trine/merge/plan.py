@@ -84,6 +84,10 @@ class Plan:
     layers: list[tuple[ModelReference, int]] = field(default_factory=list)
     """For stacked slices, the model and layer that each output layer's settings come from."""
     notes: list[str] = field(default_factory=list)
+    title: str | None = None
+    """What the model card calls the result, where it is no merge."""
+    config: dict[str, Any] | None = None
+    """config.json of the result, where it is not the donor's."""
     aligned: bool = False
     """Whether experts were put in the order of the reference's."""
 

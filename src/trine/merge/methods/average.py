@@ -7,6 +7,7 @@ import numpy as np
 from trine.merge.arithmetic import weighted_sum
 from trine.merge.dtypes import Array
 from trine.merge.methods.inputs import Block, Inputs, Kernel
+from trine.merge.methods.keyed import key_of, normal
 
 
 def linear(inputs: Inputs) -> Kernel:
@@ -24,13 +25,14 @@ def linear(inputs: Inputs) -> Kernel:
 
 
 def passthrough(inputs: Inputs) -> Kernel:
-    """The one input, times `scale` where there is one."""
-    scale = inputs.each[0].get("scale")
-    if scale is None:
-        return lambda block: block.models[0]
-    factor = inputs.work(scale)
+    """The one input, plus normal `noise` of that standard deviation and times `scale` where there are any."""
+    scale, noise = inputs.each[0].get("scale"), inputs.each[0].get("noise")
+    key = key_of(inputs.seed, inputs.name, inputs.labels[0]) if noise else 0
 
     def kernel(block: Block) -> Array:
-        return inputs.q(block.models[0] * factor)
+        values = block.models[0]
+        if noise:
+            values = values + inputs.work(noise) * normal(key, block.start, block.size).astype(inputs.work)
+        return values if scale is None else inputs.q(values * inputs.work(scale))
 
     return kernel

@@ -34,6 +34,12 @@ def random_bits(key: int, start: int, count: int) -> Array:
     return out
 
 
+def normal(key: int, start: int, count: int) -> Array:
+    """A standard normal number (fp64) for each of the elements start, start + 1, ... (Box and Muller 1958)."""
+    radius = np.sqrt(-2 * np.log((random_bits(key, start, count) + 0.5) * 2.0**-32))
+    return radius * np.cos(2 * np.pi * random_bits(key ^ _GOLDEN, start, count) * 2.0**-32)
+
+
 def _mixed(place: int, count: int, key: int) -> Array:
     first, second = key & 0xFFFFFFFF, key >> 32
     place &= 0xFFFFFFFF
