@@ -124,7 +124,7 @@ def plan_of(config: Config, out: Path, probe: bool, progress: Progress = silent)
     """What the training stage into `out` will need; see `estimate.plan`. Raises BadInput."""
     from trine.estimate.machine import this_machine
     from trine.estimate.plan import make_plan
-    from trine.estimate.shape import read_shape
+    from trine.model.shape import read_shape
 
     train = config.train
     assert train is not None

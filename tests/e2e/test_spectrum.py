@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3MoeConfig
 
 from tests.conftest import Command, read_json
+from tests.tokens import write_tokens
 from trine.model.config import ModelConfig
 from trine.model.hf import init_folder
 from trine.spectrum.measure import measure_matrix
@@ -132,3 +133,39 @@ def test_bad_checkpoints_are_told(tmp_path: Path, trine: Command) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     done = trine("spectrum", "scan", folder, "--out", tmp_path / "again.json")
     assert (done.returncode, "stored as I8" in done.stderr) == (2, True)
+
+
+TRAIN = """\
+optim: {{muon: {{lr: 0.01}}, adamw: {{lr: 0.005}}}}
+train:
+  init_from: {model}
+  tokens: {tokens}
+  only: {selection}
+  steps: 6
+  sequence_length: 32
+  batch_sequences: 4
+  micro_batch_sequences: 2
+  threads: 1
+"""
+
+
+@pytest.mark.parametrize(("kind", "experts"), [("afmoe", "separate"), ("afmoe", "together"), ("llama", "together")])
+def test_what_is_selected_is_trained_and_nothing_else(kind: str, experts: str, tmp_path: Path, trine: Command) -> None:
+    folder, tokens = checkpoint(tmp_path / "model", kind), write_tokens(tmp_path / "tokens", vocabulary=64)
+    scan(str(folder), tmp_path / "scan.json")
+    selection, options = tmp_path / "selection.yaml", ("--top", 25, "--from-layer", 1, "--experts", experts)
+    done = trine("spectrum", "select", tmp_path / "scan.json", "--out", selection, *options)
+    assert done.returncode == 0, done.stderr
+    config = tmp_path / "c.yaml"
+    config.write_text(TRAIN.format(model=folder, tokens=tokens, selection=selection))
+    done = trine("train", config, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "are trained, and the first 1 blocks keep no activations" in done.stdout + done.stderr
+    chosen = {line[2:] for line in selection.read_text().splitlines() if line.startswith("- ")}
+    before, after = (load_file(one / "model.safetensors") for one in (folder, tmp_path / "run" / "model"))
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {name for name in moved if not name.endswith("expert_bias")} == chosen
+    selection.write_text(selection.read_text().replace("layers.1", "layers.11"))
+    done = trine("train", config, "--out", tmp_path / "other")
+    assert (done.returncode, f"{selection}:" in done.stderr, "did you mean" in done.stderr) == (2, True, True)
+    assert not (tmp_path / "other").exists()

@@ -15,10 +15,11 @@ from trine.estimate.machine import Machine
 from trine.estimate.plan import make_plan
 from trine.estimate.probe import FEWEST, Job
 from trine.estimate.probing import Costs, Probes, ProbeTimeout
-from trine.estimate.shape import dump_shape, read_shape, with_layers
+from trine.estimate.shape import dump_shape, with_layers
 from trine.estimate.size import measure_size
 from trine.estimate.trial import run_trial
 from trine.model.config import ModelConfig
+from trine.model.shape import read_shape
 from trine.optim.config import OptimConfig
 from trine.progress import silent
 from trine.train.config import EvalConfig, TrainConfig

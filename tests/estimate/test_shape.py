@@ -11,9 +11,10 @@ import torch
 from tests.model.shapes import small_config, small_model
 from tests.model.test_causal import write_peer
 from trine.errors import BadInput
-from trine.estimate.shape import build, dump_shape, layer_kinds, parse_shape, read_shape, with_layers
+from trine.estimate.shape import dump_shape, layer_kinds, parse_shape, with_layers
 from trine.model.causal import CausalModel
 from trine.model.hf import save_model
+from trine.model.shape import build, read_shape
 
 
 def test_kinds_follow_attention_and_feed_forward() -> None:

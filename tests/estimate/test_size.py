@@ -9,11 +9,11 @@ import pytest
 from tests.model.shapes import random_tokens, small_config
 from tests.model.test_causal import write_peer
 from trine.data.loader import Batch
-from trine.estimate.shape import build, read_shape
 from trine.estimate.size import measure_size
 from trine.model.afmoe import Afmoe
 from trine.model.config import ModelConfig
 from trine.model.init import init_model
+from trine.model.shape import build, read_shape
 from trine.optim.config import OptimConfig
 from trine.optim.groups import build_optimizers
 from trine.train.checkpoint import RunState, save_checkpoint

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trine.moe.experts import Experts
 from trine.moe.grouped import grouped_linear
 from trine.moe.layer import SparseMoE
+from trine.moe.stacks import Stack, whole
 from trine.moe.stats import StepStats, layer_health, max_violation
 
 D, M, E, K = 16, 8, 6, 2
@@ -63,6 +65,17 @@ def test_forward_and_gradients_equal_the_token_by_token_form(moe: SparseMoE) -> 
         assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
+def stack_linear(x: torch.Tensor, weight: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    return grouped_linear(x, whole(weight), counts)
+
+
+def split_linear(x: torch.Tensor, weight: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The same by halves, those of odd places being frozen."""
+    halves = weight.view(8, -1, weight.shape[-1])
+    where = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])
+    return grouped_linear(x, Stack(halves[::2], halves[1::2].detach(), where), counts)
+
+
 def loop_linear(x: torch.Tensor, weight: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     parts = x.split(counts.tolist())
     return torch.cat([part @ one.mT for part, one in zip(parts, weight, strict=True)])
@@ -76,11 +89,54 @@ def test_grouped_product_equals_the_loop(dtype: torch.dtype, counts: list[int]) 
     weight = torch.randn(4, 24, 16, generator=generator).to(dtype).requires_grad_()
     upstream = torch.randn(sum(counts), 24, generator=generator).to(dtype)
     results = []
-    for form in (grouped_linear, loop_linear):
+    for form in (loop_linear, stack_linear, split_linear):
         out = form(x, weight, torch.tensor(counts))
         results.append([out, *torch.autograd.grad(out, (x, weight), upstream)])
-    for ours, theirs in zip(*results, strict=True):
-        assert torch.allclose(ours.float(), theirs.float(), rtol=2e-2, atol=2e-2 if dtype == torch.bfloat16 else 1e-5)
+    frozen = results[0][2].view(8, 12, 16).clone()
+    frozen[1::2] = 0
+    for ours, expected in ((results[1], results[0]), (results[2], [*results[0][:2], frozen.view(4, 24, 16)])):
+        for one, other in zip(ours, expected, strict=True):
+            close = 2e-2 if dtype == torch.bfloat16 else 1e-5
+            assert torch.allclose(one.float(), other.float(), rtol=2e-2, atol=close)
+
+
+def test_no_product_is_made_for_the_gradient_of_frozen_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        made.append(left.shape[0])
+        return plain(left, right, out=out)
+
+    plain = torch.mm
+    monkeypatch.setattr(torch, "mm", counted)
+    x, weight, counts = torch.randn(9, 16, requires_grad=True), torch.randn(4, 24, 16), torch.tensor([3, 0, 5, 1])
+    for form, trained, products in ((stack_linear, False, 0), (stack_linear, True, 4), (split_linear, True, 4)):
+        made.clear()
+        form(x, weight.clone().requires_grad_(trained), counts).sum().backward()
+        assert sum(rows in (12, 24) for rows in made) == products
+
+
+def test_a_split_stack_has_the_state_dict_of_the_hub() -> None:
+    torch.manual_seed(0)
+    one, other = (Experts(4, 16, 8) for _ in range(2))
+    for parameter in (*one.parameters(), *other.parameters()):
+        torch.nn.init.normal_(parameter)
+    before, kept = one.gate_up_proj.detach().clone(), one.down_proj.detach().clone()
+    for module in (one, other):
+        module.split("gate_up_proj", torch.tensor([True, False, False, False, True, True, False, False]))
+    state = one.state_dict()
+    assert set(state) == {f"{e}.{kind}.weight" for e in range(4) for kind in ("gate_proj", "up_proj")} | {"down_proj"}
+    for e in range(4):
+        assert torch.equal(state[f"{e}.gate_proj.weight"], before[e, :8])
+        assert torch.equal(state[f"{e}.up_proj.weight"], before[e, 8:])
+    other.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), one.parameters(), strict=True))
+    trained = {name: list(p.shape) for name, p in one.named_parameters() if p.requires_grad}
+    assert trained == {"down_proj": [4, 16, 8], "gate_up_proj_split.trained": [3, 8, 16]}
+    assert torch.equal(other.down_proj, kept)
+    del state["2.up_proj.weight"]
+    with pytest.raises(RuntimeError, match="gate_up_proj_split"):
+        other.load_state_dict(state)
 
 
 def test_statistics_equal_plain_counting(moe: SparseMoE) -> None:

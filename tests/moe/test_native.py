@@ -7,6 +7,7 @@ import torch
 
 from trine.moe.experts import Experts
 from trine.moe.native import native_available, native_experts
+from trine.moe.stacks import Stack
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="no AMX or no C compiler")
 
@@ -41,10 +42,14 @@ def reference(module: Experts, inputs: list[torch.Tensor], grad: torch.Tensor) -
     return [out.detach(), *(one for one in grads if one is not None)]
 
 
+def stacks(module: Experts) -> tuple[Stack, Stack]:
+    return module.stack("gate_up_proj"), module.stack("down_proj")
+
+
 def results(module: Experts, inputs: list[torch.Tensor], grad: torch.Tensor) -> list[torch.Tensor]:
     module.zero_grad()
     x, selected, weights = (one.detach().requires_grad_(one.is_floating_point()) for one in inputs)
-    out = native_experts(x, module.gate_up_proj, module.down_proj, selected, weights)
+    out = native_experts(x, *stacks(module), selected, weights)
     assert out is not None
     out.backward(grad)
     found = [out.detach(), x.grad, weights.grad, *(p.grad for p in module.parameters())]
@@ -64,11 +69,11 @@ def test_output_and_gradients_equal_the_float64_sums(shape: tuple[int, int, int,
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_bf16_weights_give_the_bits_of_the_fp32_weights_they_equal(shape: tuple[int, int, int, int, int]) -> None:
     module, (x, selected, weights), _ = case(*shape)
-    narrow = [one.detach().bfloat16() for one in module.parameters()]
-    assert native_experts(x, *narrow, selected, weights) is None
+    module.bfloat16()
+    assert native_experts(x, *stacks(module), selected, weights) is None
     with torch.no_grad():
-        found = native_experts(x, *narrow, selected, weights)
-        expected = native_experts(x, *(one.float() for one in narrow), selected, weights)
+        found = native_experts(x, *stacks(module), selected, weights)
+        expected = native_experts(x, *stacks(module.float()), selected, weights)
     assert found is not None
     assert expected is not None
     assert torch.equal(found, expected)
@@ -104,12 +109,30 @@ def test_products_of_torch_on_the_same_thread_stay_right() -> None:
 
 def test_the_operator_is_registered_rightly() -> None:
     module, (x, selected, weights), _ = case(64, 32, 4, 2, 37)
-    torch.library.opcheck(torch.ops.trine.experts, (x, *module.parameters(), selected, weights))
+    module.split("gate_up_proj", torch.arange(8) % 3 == 0)
+    gate_up, down = stacks(module)
+    torch.library.opcheck(torch.ops.trine.experts, (x, *gate_up, *down, selected, weights))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_frozen_matrices_get_no_gradient_and_the_others_the_same(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    (module, inputs, grad), (other, *_) = case(*shape), case(*shape)
+    out, x, weights, gate_up, _ = results(module, inputs, grad)
+    other.gate_up_proj.data, other.down_proj.data = (p.data.to(dtype) for p in (other.gate_up_proj, other.down_proj))
+    chosen, experts = torch.arange(2 * shape[2]) % 3 == 0, shape[2]
+    other.split("gate_up_proj", chosen)
+    other.down_proj.requires_grad_(False)
+    found = results(other, inputs, grad)
+    expected = out, x, weights, gate_up.view(2 * experts, shape[1], -1)[chosen]
+    for one, like in zip(found, expected, strict=True):
+        assert torch.equal(one, like)
+    assert other.down_proj.grad is None
 
 
 def test_where_it_does_not_apply() -> None:
     module, (x, selected, weights), _ = case(64, 32, 4, 2, 37)
-    assert native_experts(x.float(), module.gate_up_proj, module.down_proj, selected, weights) is None
+    assert native_experts(x.float(), *stacks(module), selected, weights) is None
     odd, half = Experts(4, 64, 48), Experts(4, 64, 32).bfloat16()
-    assert native_experts(x, odd.gate_up_proj, odd.down_proj, selected, weights) is None
-    assert native_experts(x, half.gate_up_proj, half.down_proj, selected, weights) is None
+    assert native_experts(x, *stacks(odd), selected, weights) is None
+    assert native_experts(x, *stacks(half), selected, weights) is None

@@ -20,6 +20,7 @@ from tests.model.shapes import small_config
 from trine.data.loader import Batch
 from trine.errors import Diverged
 from trine.model.afmoe import Afmoe
+from trine.moe.stacks import Stack
 from trine.optim.config import OptimConfig
 from trine.optim.groups import build_optimizers
 from trine.optim.newton_schulz import coefficients
@@ -36,8 +37,8 @@ SIZES = {"hidden_size": 40, "sliding_window": 100}
 
 @pytest.fixture
 def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def grouped(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-        return grouped_mm(x, weight.transpose(1, 2), offs=counts.cumsum(0).to(torch.int32))
+    def grouped(x: Tensor, stack: Stack, counts: Tensor) -> Tensor:
+        return grouped_mm(x, stack.joined().transpose(1, 2), offs=counts.cumsum(0).to(torch.int32))
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
         """FlexAttention has a backward pass on CUDA only."""

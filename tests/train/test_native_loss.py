@@ -75,6 +75,23 @@ def test_threads_and_chunks_move_no_bit_of_the_loss() -> None:
     assert torch.equal(alone, found[0][0])
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_frozen_head_gets_no_gradient_and_moves_no_bit(
+    dtype: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native:
+        monkeypatch.setattr("trine.train.loss.native_loss_applies", lambda *_: False)
+    hidden, weight, targets = case(130, 64, 96)
+    hidden.requires_grad_()
+    found = []
+    for head in (weight.clone().requires_grad_(), weight.to(dtype)):
+        loss, *_ = chunked_cross_entropy(hidden, head, targets, chunk=64, z_loss=0.01, normalizer=50.0)
+        inputs = (hidden, head) if head.requires_grad else (hidden,)
+        found.append([loss.detach(), torch.autograd.grad(loss, inputs)[0]])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_no_targets_give_zero() -> None:
     hidden, weight, targets = case(10, 32, 32)
     hidden.requires_grad_()

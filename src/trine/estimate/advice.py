@@ -6,10 +6,11 @@ from bisect import bisect_right
 from typing import Any
 
 from trine.estimate.machine import Machine
-from trine.estimate.shape import Shape, layer_kinds, with_layers
+from trine.estimate.shape import layer_kinds, with_layers
 from trine.estimate.size import Size, measure_size
 from trine.estimate.trial import Trial
 from trine.model.config import ModelConfig
+from trine.model.shape import Shape
 from trine.optim.config import OptimConfig
 from trine.train.config import TrainConfig
 

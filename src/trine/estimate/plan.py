@@ -9,9 +9,10 @@ import torch
 from trine.estimate.advice import advise
 from trine.estimate.machine import Machine
 from trine.estimate.probing import ProbeTimeout
-from trine.estimate.shape import Shape, layer_kinds
+from trine.estimate.shape import layer_kinds
 from trine.estimate.size import Size, measure_size
 from trine.estimate.trial import Trial, run_trial
+from trine.model.shape import Shape
 from trine.optim.config import OptimConfig
 from trine.progress import Progress, silent
 from trine.train.config import TrainConfig

@@ -27,10 +27,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from trine.data.loader import Batch
 from trine.data.shards import ShardWriter, token_dtype, write_index
-from trine.estimate.shape import build, parse_shape
+from trine.estimate.shape import parse_shape
 from trine.manifest import publish
 from trine.model.config import ModelConfig
 from trine.model.hf import LanguageModel
+from trine.model.shape import build
 from trine.optim.config import OptimConfig
 from trine.train import loop
 from trine.train.config import TrainConfig

@@ -5,34 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel
 
-from trine.errors import BadInput
-from trine.model.afmoe import Afmoe
-from trine.model.causal import CausalModel
 from trine.model.config import ModelConfig
-from trine.model.hf import LanguageModel
-from trine.model.hf_config import ABLATED, AFMOE, architecture, read_config
-
-Shape = Any
-"""A ModelConfig, or the config of a model of transformers."""
-
-
-def read_shape(folder: Path) -> Shape:
-    """The shape of the model in a Hugging Face folder; its weights are not read. Raises BadInput."""
-    if architecture(folder) in (AFMOE, ABLATED):
-        return read_config(folder)
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever its parts raise
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"{folder}: transformers cannot read its config ({reason})") from None
+from trine.model.shape import Shape
 
 
 def layer_kinds(shape: Shape) -> list[str]:
@@ -57,18 +35,6 @@ def with_layers(shape: Shape, kept: Sequence[int]) -> Shape:
             setattr(cut, name, [value[i] for i in kept])
     cut.num_hidden_layers = len(kept)
     return cut
-
-
-def build(shape: Shape, device: str = "cpu") -> LanguageModel:
-    """A model of `shape` in fp32; on `meta` it takes no memory, elsewhere its weights are noise."""
-    if isinstance(shape, ModelConfig):
-        with torch.device(device):
-            return Afmoe(shape)
-    from transformers import AutoModelForCausalLM
-
-    with torch.device(device):
-        peer: Any = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation="sdpa")
-    return CausalModel(peer)
 
 
 def dump_shape(shape: Shape) -> dict[str, Any]:

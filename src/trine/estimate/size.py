@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trine.estimate.shape import Shape, build
 from trine.model.config import ModelConfig
 from trine.model.flops import count_parameters, training_flops
 from trine.model.hf import LanguageModel
+from trine.model.shape import Shape, build
 from trine.optim.config import OptimConfig
 from trine.optim.groups import optimizer_of, outer_names
 

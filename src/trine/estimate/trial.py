@@ -17,8 +17,9 @@ import torch
 
 from trine.estimate.probe import Job
 from trine.estimate.probing import Costs, Probes, ProbeTimeout
-from trine.estimate.shape import Shape, dump_shape, layer_kinds, with_layers
+from trine.estimate.shape import dump_shape, layer_kinds, with_layers
 from trine.estimate.size import Size, measure_size
+from trine.model.shape import Shape
 from trine.optim.config import OptimConfig
 from trine.progress import Progress
 from trine.train.config import EvalConfig, TrainConfig

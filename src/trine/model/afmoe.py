@@ -38,7 +38,8 @@ class Afmoe(nn.Module):
 
     `compute_dtype` is the type of matrix products and of the residual stream; parameters of another type are
     cast at use. `compiled` says that the blocks are. `recompute` trades a second forward of each block in the backward
-    pass for its activations.
+    pass for its activations. The first `frozen_blocks` blocks, and then the embedding, are not trained and keep nothing
+    for the backward pass.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,6 +53,7 @@ class Afmoe(nn.Module):
         self.compute_dtype: torch.dtype | None = None
         self.recompute = False
         self.compiled = False
+        self.frozen_blocks = 0
 
     @property
     def output_weight(self) -> Tensor:
@@ -78,6 +80,8 @@ class Afmoe(nn.Module):
         weight = self.model.embed_tokens.weight
         dtype = self.compute_dtype or weight.dtype
         x = F.embedding(tokens, weight)
+        if self.compute_dtype is not None:
+            x = x.to(torch.promote_types(x.dtype, torch.float32))  # a frozen embedding may be narrower
         if self.config.mup_enabled:
             x = x * math.sqrt(self.config.hidden_size)
         x = x.to(dtype)
@@ -88,11 +92,14 @@ class Afmoe(nn.Module):
             plan = cache.plan(tokens.shape[1], counts, dtype)
         valid = None if document_ids is None else document_ids >= 0
         collected: list[RouterStats] = []
+        with_gradient = torch.is_grad_enabled()
         for i, block in enumerate(self.model.layers):
-            if self.recompute and torch.is_grad_enabled():
+            keeps = with_gradient and i >= self.frozen_blocks
+            if self.recompute and keeps:
                 x, stats = checkpoint(block, x, plan, valid, None, use_reentrant=False, preserve_rng_state=False)
             else:
-                x, stats = block(x, plan, valid, cache.layers[i] if cache is not None else None)
+                with torch.set_grad_enabled(keeps):
+                    x, stats = block(x, plan, valid, cache.layers[i] if cache is not None else None)
             if stats is not None:
                 collected.append(stats)
         return self.model.norm(x), collected

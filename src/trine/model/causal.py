@@ -69,6 +69,10 @@ class CausalModel(nn.Module):
             (renamed or self.peer.gradient_checkpointing_enable)({"use_reentrant": False})
         self._recompute = wanted
 
+    def widen_embeddings(self) -> None:
+        """Give the states behind a narrow embedding the type that they have behind an fp32 one."""
+        self.peer.get_input_embeddings().register_forward_hook(lambda module, given, states: states.float())
+
     def forward(self, tokens: Tensor, document_ids: Tensor | None = None) -> Tensor:
         """Logits fp32 [B, T, V] for int64 tokens [B, T]; `document_ids` as in `hidden`."""
         hidden, _ = self.hidden(tokens, document_ids)
@@ -101,7 +105,8 @@ class CausalModel(nn.Module):
 
     def _states(self, tokens: Tensor, **given: Any) -> Tensor:
         dtype = self.compute_dtype or self.output_weight.dtype
-        with torch.autocast(tokens.device.type, dtype=dtype, enabled=dtype != self.output_weight.dtype):
+        mixed = any(parameter.dtype != dtype for parameter in self.parameters())
+        with torch.autocast(tokens.device.type, dtype=dtype, enabled=mixed):
             return self.peer.base_model(input_ids=tokens, **given).last_hidden_state.to(dtype)
 
     def moe_layers(self) -> dict[int, Any]:

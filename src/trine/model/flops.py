@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trine.model.afmoe import Afmoe
+from trine.model.blocks import blocks, frozen_blocks
 from trine.model.config import ModelConfig
 from trine.model.hf import LanguageModel
 from trine.weights.names import is_stacked
@@ -47,30 +48,49 @@ def forward_flops(model: LanguageModel, length: int) -> float:
     4 * heads * head_dim for each key a query sees: min(t, window) for token t = 1 ... length in a layer with a
     window, t in another. Norms, activations and document boundaries are left out. `model` may be on the meta device.
     """
-    lookups = {f"{name}.weight" for name, one in model.named_modules() if isinstance(one, nn.Embedding)}
-    weights = float(model.output_weight.numel())
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and name not in lookups and parameter is not model.output_weight:
-            weights += parameter.numel() * _used_share(model, name)
-    pairs = 0.0
-    for window in _windows(model):
-        seen = min(length, window or length)
-        pairs += (seen * (seen + 1) / 2 + (length - seen) * seen) / length
-    heads = model.config.num_attention_heads
-    head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
-    return 2 * weights + 4 * heads * head_dim * pairs
+    head = model.output_weight.numel()
+    return 2 * head + sum(2 * _weights(model, block) + pairs for block, pairs in _work(model, length))
 
 
 def training_flops(model: LanguageModel, length: int) -> float:
     """Per token forward and backward, which makes two products for each of the forward's.
 
+    Of a model with frozen parameters, none for their gradients, and nothing in the blocks that no gradient has to pass.
     What recomputation repeats is not counted, so that MFU tells useful work.
     """
-    return 3 * forward_flops(model, length)
+    head, frozen = model.output_weight, frozen_blocks(model)
+    trained = head.numel() if head.requires_grad else 0
+    below = any(p.requires_grad for p in model.parameters() if p is not head)
+    total = 2.0 * (head.numel() * (1 + below) + trained)
+    for i, (block, pairs) in enumerate(_work(model, length)):
+        weights, passed = _weights(model, block), i >= frozen
+        total += 2 * (weights * (1 + passed) + _weights(model, block, trained=True)) + pairs * (1 + 2 * passed)
+    return total
+
+
+def _work(model: LanguageModel, length: int) -> list[tuple[nn.Module, float]]:
+    """Each block and the floating-point operations per token of its attention's products in the forward pass."""
+    heads = model.config.num_attention_heads
+    head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
+    found = []
+    for block, window in zip(blocks(model), _windows(model), strict=True):
+        seen = min(length, window or length)
+        pairs = (seen * (seen + 1) / 2 + (length - seen) * seen) / length
+        found.append((block, 4 * heads * head_dim * pairs))
+    return found
+
+
+def _weights(model: LanguageModel, block: nn.Module, trained: bool = False) -> float:
+    """Weights of a block's matrices that a token passes; of those alone that are trained."""
+    total = 0.0
+    for name, parameter in block.named_parameters():
+        if parameter.dim() > 1 and (parameter.requires_grad or not trained):
+            total += parameter.numel() * _used_share(model, name)
+    return total
 
 
 def _used_share(model: LanguageModel, name: str) -> float:
-    if isinstance(model, Afmoe) and is_stacked(name):
+    if isinstance(model, Afmoe) and name.startswith("mlp.experts."):
         return model.config.num_experts_per_tok / model.config.num_experts
     return 1.0
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trine.moe.stacks import Stack
 from trine.native.threads import can_pin, workers
 
 _torch_grouped_mm = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
@@ -25,13 +26,15 @@ _WORTH_SHARING = 1 << 24
 """Multiplications below which one thread is faster than handing out."""
 
 
-def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+def grouped_linear(x_MI: Tensor, matrices: Stack, counts_E: Tensor) -> Tensor:
     """Rows of x, sorted by expert, times each expert's matrix transposed: [M, O].
 
-    `counts_E` rows belong to each expert in turn and sum to M.
+    `counts_E` rows belong to each expert in turn and sum to M. The stack holds one matrix [O, I] per expert, or P of
+    [O / P, I] that lie above each other; all in x's type. On CPU no product is made for the gradient of frozen ones.
     """
     if x_MI.device.type == "cpu":
-        return _grouped_linear(x_MI, weight_EOI, counts_E)
+        return _grouped_linear(x_MI, *matrices, counts_E)
+    weight_EOI = matrices.joined().view(len(counts_E), -1, x_MI.shape[1])
     if _torch_grouped_mm is not None and _aligned_bf16(x_MI, weight_EOI):
         return _torch_grouped_mm(x_MI, weight_EOI.transpose(1, 2), offs=counts_E.cumsum(0).to(torch.int32))
     parts = x_MI.split(counts_E.tolist())
@@ -43,49 +46,83 @@ def _aligned_bf16(x_MI: Tensor, weight_EOI: Tensor) -> bool:
 
 
 @torch.library.custom_op("trine::grouped_linear", mutates_args=())
-def _grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
-    out_MO = x_MI.new_empty(x_MI.shape[0], weight_EOI.shape[1])
+def _grouped_linear(x_MI: Tensor, trained: Tensor, frozen: Tensor, where: Tensor, counts_E: Tensor) -> Tensor:
+    experts = _Experts(trained, frozen, where.tolist(), len(where) // len(counts_E))
+    out_MO = x_MI.new_empty(x_MI.shape[0], experts.width)
 
     def product(expert: int, rows: slice) -> None:
-        _rows_product(x_MI[rows], weight_EOI[expert].mT, out_MO[rows])
+        _rows_product(x_MI[rows], experts.matrix(expert).mT, out_MO[rows])
 
-    _for_each_expert(product, counts_E, x_MI.shape[0] * weight_EOI[0].numel())
+    _for_each_expert(product, counts_E, x_MI.numel() * experts.width)
     return out_MO
 
 
 @_grouped_linear.register_fake
-def _(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
-    return x_MI.new_empty(x_MI.shape[0], weight_EOI.shape[1])
+def _(x_MI: Tensor, trained: Tensor, frozen: Tensor, where: Tensor, counts_E: Tensor) -> Tensor:
+    return x_MI.new_empty(x_MI.shape[0], trained.shape[1] * where.shape[0] // counts_E.shape[0])
 
 
 @torch.library.custom_op("trine::grouped_linear_backward", mutates_args=())
 def _grouped_linear_backward(
-    grad_MO: Tensor, x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor
+    grad_MO: Tensor, x_MI: Tensor, trained: Tensor, frozen: Tensor, where: Tensor, counts_E: Tensor
 ) -> tuple[Tensor, Tensor]:
-    grad_x, grad_weight = torch.empty_like(x_MI), torch.empty_like(weight_EOI)
+    experts = _Experts(trained, frozen, where.tolist(), len(where) // len(counts_E))
+    grad_x, grad_weight = torch.empty_like(x_MI), torch.empty_like(trained)
 
     def products(expert: int, rows: slice) -> None:
-        _rows_product(grad_MO[rows], weight_EOI[expert], grad_x[rows])
-        torch.mm(_whole_stretches(grad_MO[rows]).mT, _whole_stretches(x_MI[rows]), out=grad_weight[expert])
+        _rows_product(grad_MO[rows], experts.matrix(expert), grad_x[rows])
+        for columns, place in experts.trained_parts(expert):
+            left, right = _whole_stretches(grad_MO[rows, columns]).mT, _whole_stretches(x_MI[rows])
+            torch.mm(left, right, out=grad_weight[place])
 
-    _for_each_expert(products, counts_E, 2 * x_MI.shape[0] * weight_EOI[0].numel())
+    _for_each_expert(products, counts_E, 2 * x_MI.numel() * experts.width)
     return grad_x, grad_weight
 
 
 @_grouped_linear_backward.register_fake
-def _(grad_MO: Tensor, x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x_MI), torch.empty_like(weight_EOI)
+def _(
+    grad_MO: Tensor, x_MI: Tensor, trained: Tensor, frozen: Tensor, where: Tensor, counts_E: Tensor
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x_MI), torch.empty_like(trained)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad_MO: Tensor) -> tuple[Tensor, Tensor, None]:
-    return *_grouped_linear_backward(grad_MO.contiguous(), *ctx.saved_tensors), None
+def _backward(ctx: Any, grad_MO: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    return *_grouped_linear_backward(grad_MO.contiguous(), *ctx.saved_tensors), None, None, None
 
 
 _grouped_linear.register_autograd(_backward, setup_context=_keep)
+
+
+class _Experts(NamedTuple):
+    """The matrices of a stack by expert."""
+
+    trained: Tensor
+    frozen: Tensor
+    places: list[int]
+    each: int
+    """Matrices of one expert, which lie above each other."""
+
+    @property
+    def width(self) -> int:
+        """Columns of a result."""
+        return self.each * self.trained.shape[1]
+
+    def matrix(self, expert: int) -> Tensor:
+        """All that an expert's rows are multiplied with, [O, I]."""
+        places = self.places[expert * self.each : (expert + 1) * self.each]
+        count = len(self.trained)
+        found = [self.trained[i] if i < count else self.frozen[i - count] for i in places]
+        return found[0] if self.each == 1 else torch.cat(found)
+
+    def trained_parts(self, expert: int) -> list[tuple[slice, int]]:
+        """Columns of the result that trained matrices of an expert make, and their places."""
+        rows, places = self.trained.shape[1], self.places[expert * self.each : (expert + 1) * self.each]
+        parts = [(slice(i * rows, (i + 1) * rows), place) for i, place in enumerate(places)]
+        return [(columns, place) for columns, place in parts if place < len(self.trained)]
 
 
 def _rows_product(left: Tensor, right: Tensor, out: Tensor) -> None:

@@ -159,9 +159,9 @@ static void pack_right(bf16 *out, const float *x, int64_t depth, int64_t columns
         }
 }
 
-/* Right matrix of `depth` bf16 rows, padded with zeros to a multiple of 32, of `columns` (a multiple of 32). */
-static void pack_right_rows(bf16 *out, const Rows *x, int64_t depth, int64_t columns) {
-    int64_t along = blocks(depth, 32) * TILE;
+/* Right matrix of `depth` bf16 rows, padded with zeros to a multiple of 32, of `columns` (a multiple of 32); `along` as in
+   `pack_right`. */
+static void pack_right_apart(bf16 *out, const Rows *x, int64_t depth, int64_t columns, int64_t along) {
     const __m512i zero = _mm512_setzero_si512();
     for (int64_t k = 0; k < blocks(depth, 32) * 32; k += 2) {
         const bf16 *a = k < depth ? row_of(x, k) : NULL, *b = k + 1 < depth ? row_of(x, k + 1) : NULL;
@@ -172,6 +172,28 @@ static void pack_right_rows(bf16 *out, const Rows *x, int64_t depth, int64_t col
             store(to, low), store(to + along, high);
         }
     }
+}
+
+static void pack_right_rows(bf16 *out, const Rows *x, int64_t depth, int64_t columns) {
+    pack_right_apart(out, x, depth, columns, blocks(depth, 32) * TILE);
+}
+
+/* `pack_right_transposed` and `pack_right` of weights that are fp32 or, where `narrow`, bf16; both sides multiples of 32. */
+static inline void pack_weights_transposed(bf16 *out, const void *x, int64_t narrow, int64_t columns, int64_t depth) {
+    Rows rows = {x, depth, NULL, 1};
+    if (!narrow) {
+        pack_right_transposed(out, x, columns, depth);
+        return;
+    }
+    pack_left(out, &rows, columns, depth);
+    turn_tiles(out, out, columns / 16 * (depth / 32));
+}
+static inline void pack_weights(bf16 *out, const void *x, int64_t narrow, int64_t depth, int64_t columns, int64_t along) {
+    Rows rows = {x, columns, NULL, 1};
+    if (narrow)
+        pack_right_apart(out, &rows, depth, columns, along);
+    else
+        pack_right(out, x, depth, columns, along);
 }
 
 /* Left matrix given as its transpose, `depth` bf16 rows of `columns`, padded along the depth. */

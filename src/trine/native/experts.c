@@ -2,24 +2,29 @@
 
    Called by trine.moe.native from several threads at once, each of which takes the next expert until none is left. Every
    number is made by one thread in a fixed order: results do not depend on how many there are. Widths are multiples of
-   32; activations are bf16, weights and their gradients fp32, sums fp32. A row of the sorted order is a (token, choice)
+   32; activations are bf16, weights fp32 (frozen ones may be bf16), gradients of weights and sums fp32. A row of the sorted order is a (token, choice)
    pair; results go to the pair's own place, and `sum_choices` adds each token's. */
 #include "amx.h"
 
 #ifdef __AMX_BF16__
 
 typedef struct {
+    const void *at; /* fp32, or bf16 where narrow */
+    float *grad;    /* NULL: the matrix is frozen */
+    int64_t narrow;
+} Matrix;
+
+typedef struct {
     int64_t tokens, choices, experts, width, inner;
-    int64_t narrow;             /* weights are bf16; for the forward direction alone */
     const bf16 *x;              /* [tokens, width] */
-    const void *gate_up, *down; /* [experts, 2 inner, width], [experts, width, inner] */
+    const Matrix *matrices;     /* [experts][gate, up, down]: [inner, width] twice, [width, inner] */
     const float *weights;       /* [tokens, choices] */
     const int64_t *order, *ends; /* pairs sorted by expert; where each expert's rows end */
     const int64_t *turns;       /* experts in the order in which they are taken */
     bf16 *hidden;               /* [pairs, 2 inner]: gate and up before the activation, in sorted order */
     bf16 *places;               /* [pairs, width]: results, or gradients of x, by pair */
     const bf16 *grad;           /* [tokens, width] */
-    float *grad_gate_up, *grad_down, *grad_weights;
+    float *grad_weights;
     int64_t next;
 } Experts;
 
@@ -58,21 +63,14 @@ static void to_places(const Experts *e, float c[4][256], int64_t row, int64_t ro
     }
 }
 
-/* Right tiles of the transpose of a matrix [columns, depth] of weights that begins at `place`. */
-static void pack_weight(bf16 *out, const Experts *e, const void *weights, int64_t place, int64_t columns, int64_t depth) {
-    if (e->narrow) {
-        Rows rows = {(const bf16 *)weights + place, depth, NULL, 1};
-        pack_left(out, &rows, columns, depth);
-        turn_tiles(out, out, columns / 16 * (depth / 32));
-    } else pack_right_transposed(out, (const float *)weights + place, columns, depth);
-}
-
 static void forward_one(const Experts *e, int64_t one, int64_t begin, int64_t end, bf16 *space) {
     int64_t deep = e->width / 32 * TILE, thin = e->inner / 32 * TILE, size = e->width * e->inner;
     bf16 *in = space, *out = in + 2 * size, *left = out + size, *activated = left + ROWS * e->width;
+    const Matrix *gate = e->matrices + 3 * one, *up = gate + 1, *down = gate + 2;
     float c[4][256];
-    pack_weight(in, e, e->gate_up, one * 2 * size, 2 * e->inner, e->width);
-    pack_weight(out, e, e->down, one * size, e->width, e->inner);
+    pack_weights_transposed(in, gate->at, gate->narrow, e->inner, e->width);
+    pack_weights_transposed(in + size, up->at, up->narrow, e->inner, e->width);
+    pack_weights_transposed(out, down->at, down->narrow, e->width, e->inner);
     for (int64_t row = begin; row < end; row += ROWS) {
         int64_t rows = end - row < ROWS ? end - row : ROWS;
         Rows x = {e->x, e->width, e->order + row, e->choices};
@@ -115,17 +113,18 @@ static void activate_backward(const Experts *e, float c[4][256], int64_t row, in
 
 static void backward_one(const Experts *e, int64_t one, int64_t begin, int64_t end, bf16 *space) {
     int64_t deep = e->width / 32 * TILE, thin = e->inner / 32 * TILE, size = e->width * e->inner;
-    float *grad_in = e->grad_gate_up + one * 2 * size, *grad_out = e->grad_down + one * size;
+    const Matrix *gate = e->matrices + 3 * one, *up = gate + 1, *down = gate + 2;
     bf16 *in = space, *out = in + 2 * size, *left = out + size, *grads = left + LONG * e->width;
     bf16 *weighted = grads + LONG * 2 * e->inner, *packed = weighted + LONG * e->inner;
     bf16 *other = packed + LONG * (e->width > 2 * e->inner ? e->width : 2 * e->inner);
     float c[4][256];
     if (begin == end) {
-        memset(grad_in, 0, 8 * size);
-        memset(grad_out, 0, 4 * size);
+        for (const Matrix *m = gate; m <= down; m++)
+            if (m->grad) memset(m->grad, 0, 4 * size);
     } else {
-        pack_right(in, (const float *)e->gate_up + one * 2 * size, 2 * e->inner, e->width, 2 * thin);
-        pack_right(out, (const float *)e->down + one * size, e->width, e->inner, deep);
+        pack_weights(in, gate->at, gate->narrow, e->inner, e->width, 2 * thin);
+        pack_weights(in + thin, up->at, up->narrow, e->inner, e->width, 2 * thin);
+        pack_weights(out, down->at, down->narrow, e->width, e->inner, deep);
     }
     for (int64_t row = begin; row < end; row += LONG) {
         int64_t rows = end - row < LONG ? end - row : LONG, depth = blocks(rows, 32);
@@ -147,12 +146,18 @@ static void backward_one(const Experts *e, int64_t one, int64_t begin, int64_t e
                 product(c, packed + i / 16 * 2 * thin, in + j / 16 * 2 * thin, in + (j / 16 + 1) * 2 * thin, e->inner / 16);
                 to_places(e, c, row + i, rows - i < 32 ? rows - i : 32, j);
             }
-        pack_left_transposed(packed, &dy, rows, e->width);
-        pack_right_rows(other, &active, rows, e->inner);
-        product_into(grad_out, packed, other, e->width, e->inner, depth, row > begin);
-        pack_left_transposed(packed, &d_hidden, rows, 2 * e->inner);
-        pack_right_rows(other, &x, rows, e->width);
-        product_into(grad_in, packed, other, 2 * e->inner, e->width, depth, row > begin);
+        if (down->grad) {
+            pack_left_transposed(packed, &dy, rows, e->width);
+            pack_right_rows(other, &active, rows, e->inner);
+            product_into(down->grad, packed, other, e->width, e->inner, depth, row > begin);
+        }
+        if (gate->grad || up->grad) pack_right_rows(other, &x, rows, e->width);
+        for (const Matrix *m = gate; m <= up; m++) {
+            Rows slopes = {grads + (m - gate) * e->inner, 2 * e->inner, NULL, 1};
+            if (!m->grad) continue;
+            pack_left_transposed(packed, &slopes, rows, e->inner);
+            product_into(m->grad, packed, other, e->inner, e->width, depth, row > begin);
+        }
     }
 }
 

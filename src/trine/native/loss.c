@@ -3,22 +3,22 @@
    Called by trine.train.native from several threads at once, chunk after chunk of tokens: `loss_tokens` makes the loss and
    the gradient of the logits of 32 tokens at a time and multiplies it with the head; `loss_weights` then adds the chunk to
    the head's gradient, 32 rows at a time. Each number is made by one thread in a fixed order. bf16 states and logits'
-   gradients, fp32 head, logits, softmax and sums. Width and vocabulary are multiples of 32. */
+   gradients, fp32 or bf16 head, fp32 logits, softmax and sums. Width and vocabulary are multiples of 32. */
 #include "amx.h"
 
 #ifdef __AMX_BF16__
 #include <math.h>
 
 typedef struct {
-    int64_t width, vocabulary, chunk;
+    int64_t width, vocabulary, chunk, narrow; /* narrow: the head is bf16 */
     const bf16 *hidden;                /* [positions, width] */
-    const float *weight;               /* [vocabulary, width] */
+    const void *weight;                /* [vocabulary, width] */
     const int64_t *rows, *targets;     /* positions that count; target of each position */
     bf16 *across, *along;              /* the head's transpose and the head as right matrices */
     bf16 *slopes;                      /* dL/dlogits of a chunk: [vocabulary / 32, chunk, 32] */
     float *cross_entropy, *log_norm;   /* [counted positions] */
     bf16 *grad_hidden;                 /* [positions, width], or NULL: the loss alone */
-    float *grad_weight;                /* [vocabulary, width] */
+    float *grad_weight;                /* [vocabulary, width], or NULL: the head is frozen */
     float share, z_loss;               /* weight of a token in the loss; of logsumexp^2 beside it */
     int64_t begin, end;                /* of the chunk among the rows that count */
     int64_t next;
@@ -28,9 +28,10 @@ static int64_t take(Loss *l) { return 32 * __atomic_fetch_add(&l->next, 1, __ATO
 
 int loss_pack(Loss *l) {
     for (int64_t v; (v = take(l)) < l->vocabulary;) {
-        const float *weight = l->weight + v * l->width;
-        pack_right_transposed(l->across + v * l->width, weight, 32, l->width);
-        if (l->grad_hidden) pack_right(l->along + v / 32 * TILE, weight, 32, l->width, l->vocabulary / 32 * TILE);
+        const char *weight = (const char *)l->weight + v * l->width * (l->narrow ? 2 : 4);
+        pack_weights_transposed(l->across + v * l->width, weight, l->narrow, 32, l->width);
+        if (l->grad_hidden)
+            pack_weights(l->along + v / 32 * TILE, weight, l->narrow, 32, l->width, l->vocabulary / 32 * TILE);
     }
     return 0;
 }

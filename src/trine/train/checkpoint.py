@@ -139,7 +139,7 @@ def read_state(folder: Path) -> RunState:
         raise BadInput(f"{path}: not a checkpoint's state ({error})") from None
 
 
-def restore(folder: Path, model: LanguageModel, optimizers: Optimizers) -> RunState:
+def restore(folder: Path, model: LanguageModel, optimizers: Optimizers) -> None:
     """Load tensors into `model` and `optimizers`, exactly as they were saved."""
     optimizer_tensors = load_file(folder / "optimizer.safetensors")
     balancing = {n: optimizer_tensors.pop(n) for n in list(optimizer_tensors) if n.endswith(_MOMENTUM)}
@@ -147,4 +147,3 @@ def restore(folder: Path, model: LanguageModel, optimizers: Optimizers) -> RunSt
     with torch.no_grad():
         model.load_state_dict(tensors, strict=True)
     optimizers.load_state_tensors(optimizer_tensors)
-    return read_state(folder)

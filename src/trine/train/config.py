@@ -91,6 +91,10 @@ class TrainConfig(Frozen):
     init_from: str | None = None
     """Hugging Face folder whose model and weights the run starts from (AFMoE or a dense causal model of transformers);
     the section `model` is then left out. Default: the model of `model`, randomly initialised."""
+    only: str | None = None
+    """Selection file of `trine spectrum select`, or a parameter's name per line: those alone are trained. A frozen
+    matrix has no gradient, no optimizer state and no fp32 copy; blocks below the lowest trained one keep no
+    activations. Default: everything is trained."""
     sequence_length: Count = Field(default=512, ge=2)
     batch_sequences: Count = Field(default=16, ge=1)
     """Sequences in one optimizer step."""

@@ -32,6 +32,7 @@ from trine.stability import Stability
 from trine.train.checkpoint import (
     RunState,
     newest_whole,
+    read_state,
     restore,
     save_checkpoint,
     set_aside_newer,
@@ -39,6 +40,7 @@ from trine.train.checkpoint import (
 )
 from trine.train.config import TrainConfig
 from trine.train.fast import compile_blocks, uncompiled, wants_compile
+from trine.train.freeze import freeze, held_dtype
 from trine.train.meters import StepMeter, peak_flops
 from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers, read_metrics
 from trine.train.setup import Plan, deterministic, locked, prepare, threads
@@ -122,11 +124,18 @@ class Run:
             model = Afmoe(plan.model)
             if self.checkpoint is None:
                 init_model(model, plan.train.seed)
-            return model
-        model = load_model(plan.start)
+        else:
+            model = self._load(plan.start)
+        if plan.only is not None:
+            self.observer.on_event(freeze(model, plan.only))
+        return model
+
+    def _load(self, start: Path) -> LanguageModel:
+        plan = self.plan
+        model = load_model(start, "float32" if plan.only is None else held_dtype(start, plan.train.dtype))
         held, needed = model.output_weight.shape[0], plan.shards.vocab_size
         if held < needed:
-            raise BadInput(f"{plan.start}: has {held} embeddings, the tokenizer of {plan.tokens} {needed} tokens")
+            raise BadInput(f"{start}: has {held} embeddings, the tokenizer of {plan.tokens} {needed} tokens")
         return model
 
     def _maybe_compile(self) -> str:
@@ -139,12 +148,13 @@ class Run:
         return "yes"
 
     def _resume(self, checkpoint: Path) -> RunState:
-        state = restore(checkpoint, self.model, self.optimizers)
+        state = read_state(checkpoint)
         if state.fingerprint != self.plan.fingerprint:
             raise BadInput(
                 f"{checkpoint}: was trained with another config or other tokens; "
                 "name another --out, or run it with the config it began with"
             )
+        restore(checkpoint, self.model, self.optimizers)
         for key, value in self.environment.items():
             if state.environment.get(key) != value:
                 self.observer.on_event(

@@ -106,9 +106,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         share = counted.to(wide).div(normalizer).unsqueeze(1)
         cast = weight.to(hidden.dtype)
         ce_sum, z_sum = hidden.new_zeros((), dtype=wide), hidden.new_zeros((), dtype=wide)
-        with_grad = any(ctx.needs_input_grad[:2])
-        grad_hidden = torch.empty_like(used) if with_grad else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if with_grad else None
+        grad_hidden = torch.empty_like(used) if any(ctx.needs_input_grad[:2]) else None
+        grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         softmax = _compiled_softmax() if compiled else _softmax
         for begin in range(0, used.shape[0], chunk):
             piece = slice(begin, begin + chunk)
@@ -116,11 +115,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             ce, z, at_target, grad = softmax(used[piece] @ cast.mT, target, z_loss, share[piece])
             ce_sum += ce
             z_sum += z
-            if grad_hidden is None or grad_weight is None:
+            if grad_hidden is None:
                 continue
             grad.scatter_(1, target, at_target)
             torch.mm(grad, cast, out=grad_hidden[piece])
-            grad_weight += grad.mT @ used[piece]
+            if grad_weight is not None:
+                grad_weight += grad.mT @ used[piece]
         if rows is not None:
             count = int(counted.sum())
             rows, grad_hidden = rows[:count], None if grad_hidden is None else grad_hidden[:count]
@@ -137,4 +137,5 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             spread = scaled.new_zeros((ctx.positions, scaled.shape[1]))
             spread[rows] = scaled
             scaled = spread
-        return scaled, (grad_weight * scale).to(ctx.weight_dtype), None, None, None, None, None
+        slopes = None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype)
+        return scaled, slopes, None, None, None, None, None

@@ -1,7 +1,7 @@
 """Cross-entropy on processors with AMX: `native/loss.c` as a differentiable function.
 
-Logits exist for 32 tokens of a thread at a time, in fp32; their gradients for a chunk. Equal to the plain path of
-`loss.py` up to rounding.
+Logits exist for 32 tokens of a thread at a time, in fp32; their gradients for a chunk. A frozen head gets no gradient.
+Equal to the plain path of `loss.py` up to rounding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _POINTERS = "hidden weight rows targets across along slopes cross_entropy log_no
 
 class _Loss(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("width", "vocabulary", "chunk")),
+        *((name, ctypes.c_int64) for name in ("width", "vocabulary", "chunk", "narrow")),
         *((name, ctypes.c_void_p) for name in _POINTERS),
         *((name, ctypes.c_float) for name in ("share", "z_loss")),
         *((name, ctypes.c_int64) for name in ("begin", "end", "next")),
@@ -28,8 +28,12 @@ class _Loss(ctypes.Structure):
 
 
 def native_loss_applies(hidden: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels take `hidden` [N, D] bf16 and `weight` [V, D] fp32 on the CPU, D and V multiples of 32."""
-    types = hidden.dtype == torch.bfloat16 and weight.dtype == torch.float32 and hidden.device.type == "cpu"
+    """Whether the kernels take `hidden` [N, D] bf16 and `weight` [V, D] on the CPU, D and V multiples of 32.
+
+    The weight is fp32 or, where it is frozen, bf16.
+    """
+    kept = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and not weight.requires_grad)
+    types = hidden.dtype == torch.bfloat16 and kept and hidden.device.type == "cpu"
     return types and not any(size % 32 for size in weight.shape) and amx_library("loss") is not None
 
 
@@ -41,22 +45,25 @@ class NativeCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, z_loss: float, normalizer: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = (targets >= 0).nonzero().squeeze(1)
-        with_grad = any(ctx.needs_input_grad[:2])
+        with_grad, trained = any(ctx.needs_input_grad[:2]), ctx.needs_input_grad[1]
         chunk = -(-min(chunk, max(len(rows), 1)) // 32) * 32
         held = {"hidden": hidden.contiguous(), "weight": weight.contiguous(), "rows": rows, "targets": targets}
         held |= {"across": hidden.new_empty(weight.shape)}
         held |= {name: torch.empty(len(rows)) for name in ("cross_entropy", "log_norm")}
         if with_grad:
             held |= {"along": hidden.new_empty(weight.shape), "slopes": hidden.new_empty(chunk, len(weight))}
-            held |= {"grad_hidden": torch.zeros_like(held["hidden"]), "grad_weight": torch.zeros_like(held["weight"])}
-        loss = _Loss(weight.shape[1], len(weight), chunk, share=1 / normalizer, z_loss=z_loss)
+            held |= {"grad_hidden": torch.zeros_like(held["hidden"])}
+        if trained:
+            held |= {"grad_weight": torch.zeros_like(held["weight"])}
+        narrow = int(weight.dtype == torch.bfloat16)
+        loss = _Loss(weight.shape[1], len(weight), chunk, narrow, share=1 / normalizer, z_loss=z_loss)
         for name, tensor in held.items():
             setattr(loss, name, tensor.data_ptr())
         _run("loss_pack", loss)
         for begin in range(0, len(rows), chunk):
             loss.begin, loss.end = begin, min(begin + chunk, len(rows))
             _run("loss_tokens", loss)
-            if with_grad:
+            if trained:
                 _run("loss_weights", loss)
         ctx.save_for_backward(held.get("grad_hidden"), held.get("grad_weight"))
         ce_sum, z_sum = held["cross_entropy"].sum(), held["log_norm"].square().sum()
@@ -67,7 +74,8 @@ class NativeCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grads[0]
         if float(scale) != 1:
-            grad_hidden, grad_weight = grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale
+            grad_hidden = grad_hidden * scale.to(grad_hidden.dtype)
+            grad_weight = None if grad_weight is None else grad_weight * scale
         return grad_hidden, grad_weight, None, None, None, None
 
 

@@ -19,9 +19,11 @@ from trine.data.shards import TokenShards
 from trine.errors import BadInput, nearest
 from trine.manifest import MANIFEST, digest_of, read_manifest, sha256_file
 from trine.model.config import ModelConfig, padded_vocabulary
+from trine.model.shape import build, read_shape
 from trine.native.build import amx_library
 from trine.optim.config import OptimConfig
 from trine.train.config import TrainConfig
+from trine.train.freeze import Trained, resolve
 from trine.train.stream import check_mix
 from trine.train.timeline import Timeline
 
@@ -36,6 +38,8 @@ class Plan:
     """Folder of the model the run starts from."""
     optim: OptimConfig
     train: TrainConfig
+    only: Trained | None
+    """What is trained; None: everything."""
     timeline: Timeline
     tokens: Path
     shards: TokenShards
@@ -64,12 +68,17 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
     start = Path(train.init_from).expanduser() if train.init_from else None
     if start is not None:
         check_same_tokenizer(start, tokens / "tokenizer")
+    only = None
+    if train.only is not None:
+        skeleton = build(model if start is None else read_shape(start), "meta")
+        only = resolve(Path(train.only).expanduser(), skeleton)
     tenth = max(1, train.steps // 10)
     return Plan(
         model=model,
         start=start,
         optim=optim,
         train=train,
+        only=only,
         timeline=timeline,
         tokens=tokens,
         shards=shards,
@@ -77,7 +86,7 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
         eval_sets=_eval_sets(train.eval.sets, shards, tokens),
         eval_every=train.eval.every_steps or tenth,
         save_every=train.checkpoint_every_steps or tenth,
-        fingerprint=_fingerprint(model, optim, train, tokens, start),
+        fingerprint=_fingerprint(model, optim, train, tokens, start, only),
         environment=_environment(train),
     )
 
@@ -116,20 +125,28 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-_NO_EFFECT = {"device", "init_from", "keep_checkpoints", "loader_workers", "tokens", "track", "checkpoint_every_steps"}
+_NO_EFFECT = {"device", "keep_checkpoints", "loader_workers", "track", "checkpoint_every_steps"}
 """Fields of TrainConfig that move no number of the run."""
+_PATHS = {"init_from", "only", "tokens"}
+"""Fields of TrainConfig of which the content counts."""
 
 
-def _fingerprint(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: Path, start: Path | None) -> str:
-    return digest_of(
-        {
-            "model": model.model_dump(mode="json"),
-            "optim": optim.model_dump(mode="json"),
-            "train": train.model_dump(mode="json", exclude=_NO_EFFECT),
-            "tokens": sha256_file(tokens / MANIFEST),
-            "start": None if start is None else _folder_digest(start),
-        }
-    )
+def _fingerprint(
+    model: ModelConfig,
+    optim: OptimConfig,
+    train: TrainConfig,
+    tokens: Path,
+    start: Path | None,
+    only: Trained | None,
+) -> str:
+    about = {
+        "model": model.model_dump(mode="json"),
+        "optim": optim.model_dump(mode="json"),
+        "train": train.model_dump(mode="json", exclude=_NO_EFFECT | _PATHS),
+        "tokens": sha256_file(tokens / MANIFEST),
+        "start": None if start is None else _folder_digest(start),
+    }
+    return digest_of(about if only is None else about | {"only": only.digest})
 
 
 def _folder_digest(folder: Path) -> dict[str, str]:
