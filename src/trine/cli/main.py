@@ -71,6 +71,9 @@ def make_app(verb: str | None = None) -> App:
     data = App(name="data", help="`data show`: a batch as the model sees it.", sort_key=6)
     data.command("trine.cli.data:show", name="show")
     app.command(data)
+    lora = App(name="lora", help="`lora extract`: an adapter out of the difference of two models.", sort_key=9)
+    lora.command("trine.cli.lora:extract", name="extract")
+    app.command(lora)
     spectrum = App(
         name="spectrum", help="`spectrum scan`, `select`: the matrices that stand out of the noise.", sort_key=9
     )
