@@ -96,8 +96,8 @@ def _head(plan: Plan, options: Options) -> dict[str, Any]:
         stat = path.stat()
         stamps[str(path.resolve())] = [stat.st_size, stat.st_mtime_ns]
     settings = {"mergekit": options.mergekit, "seed": options.seed, "shard_bytes": options.shard_bytes}
-    orders = [[tensor.name, tensor.rows] for job in plan.jobs for tensor in job.inputs if tensor.rows]
-    return {"plan": digest_of([plan.recipe.resolved, settings, options.allow_nonfinite, orders]), "inputs": stamps}
+    changes = [[tensor.name, tensor.change] for job in plan.jobs for tensor in job.inputs if any(tensor.change)]
+    return {"plan": digest_of([plan.recipe.resolved, settings, options.allow_nonfinite, changes]), "inputs": stamps}
 
 
 def _check_space(plan: Plan, files: list[OutputFile], out: Path) -> None:

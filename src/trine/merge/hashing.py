@@ -18,6 +18,7 @@ import numpy as np
 from trine.errors import BadInput, TrineError
 from trine.merge.journal import Journal
 from trine.merge.layout import OutputFile
+from trine.merge.models import checksums_in
 from trine.merge.plan import Job, Plan
 from trine.merge.source import read_into
 from trine.native.sha256 import hash_files
@@ -77,11 +78,11 @@ class InputHashes:
 
 def _expected(plan: Plan, checksums: tuple[tuple[str, str], ...]) -> dict[Path, str]:
     """What is known of the plan's files. A name in a list is a path, or the end of one."""
+    listed = {folder: checksums_in(folder) for folder in {path.parent for path in plan.files}}
     known = {}
     for path in plan.files:
-        model = next(one for one in plan.models.values() if one.folder == path.parent)
-        if path.name in model.checksums:
-            known[path] = model.checksums[path.name]
+        if path.name in listed[path.parent]:
+            known[path] = listed[path.parent][path.name]
         for name, sha256 in checksums:
             if path.resolve().as_posix().endswith("/" + name.removeprefix("./").lstrip("/")):
                 known[path] = sha256

@@ -6,14 +6,15 @@ Nothing is downloaded: a reference is a folder, or a repository that the Hub's c
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from trine.errors import BadInput
 from trine.manifest import MANIFEST, read_manifest
-from trine.merge.config import ModelReference
+from trine.merge.adapter import LowRank, open_adapter
+from trine.merge.config import ModelPath, ModelReference
 from trine.weights.hub import model_folder
 from trine.weights.index import TensorInfo, read_index
 
@@ -24,6 +25,10 @@ class Model:
 
     folder: Path
     tensors: dict[str, TensorInfo]
+    adapters: dict[str, LowRank] = field(default_factory=dict)
+    """What an adapter adds, by tensor."""
+    types: dict[str, str] = field(default_factory=dict)
+    """The model's own type of tensors that an adapter replaces whole."""
 
     @cached_property
     def ordered(self) -> list[str]:
@@ -44,27 +49,36 @@ class Model:
             raise BadInput(f"{path}: not a mapping")
         return found
 
-    @cached_property
-    def checksums(self) -> dict[str, str]:
-        """SHA-256 of the files that a manifest in the folder lists."""
-        if not (self.folder / MANIFEST).is_file():
-            return {}
-        return {name: entry["sha256"] for name, entry in read_manifest(self.folder)["files"].items()}
-
 
 def open_models(references: list[ModelReference]) -> dict[ModelReference, Model]:
     """Each reference's folder and headers. Raises BadInput with a line per model that cannot be opened."""
     models, problems = {}, []
     for one in references:
         try:
-            if one.lora is not None:
-                raise BadInput(
-                    f"'{one}': adapters are not merged on the fly yet; merge '{one.lora}' into the model first"
-                )
-            folder = model_folder(one.model.path, one.model.revision)
-            models[one] = Model(folder, read_index(folder))
+            models[one] = _open(one)
         except BadInput as error:
             problems.append(str(error))
     if problems:
         raise BadInput("\n".join(problems))
     return models
+
+
+def _open(reference: ModelReference) -> Model:
+    folder = _folder(reference.model)
+    tensors = read_index(folder)
+    if reference.lora is None:
+        return Model(folder, tensors)
+    adapter = open_adapter(_folder(reference.lora), tensors)
+    types = {name: tensors[name].dtype for name in adapter.replaced}
+    return Model(folder, tensors | adapter.replaced, adapter.added, types)
+
+
+def _folder(path: ModelPath) -> Path:
+    return model_folder(path.path, path.revision)
+
+
+def checksums_in(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that a manifest in the folder lists; none without a manifest."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    return {name: entry["sha256"] for name, entry in read_manifest(folder)["files"].items()}

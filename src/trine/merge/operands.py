@@ -1,12 +1,20 @@
-"""A job's tensors as its method reads them."""
+"""A job's tensors as its method reads them: out of their files, with adapters added and rows in their order."""
 
 from __future__ import annotations
 
-from trine.merge.dtypes import work_type
-from trine.merge.methods.inputs import Inputs
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trine.merge.adapter import LowRank
+from trine.merge.dtypes import Array, work_type
+from trine.merge.methods.inputs import Inputs, Readable
 from trine.merge.methods.table import by_row
-from trine.merge.plan import Job
-from trine.merge.source import Buffers, Files, Reordered, Stored
+from trine.merge.plan import Job, Tensor
+from trine.merge.source import Adapted, Buffers, Files, Reordered, Stored
+from trine.weights.index import TensorInfo
 
 
 def operands(
@@ -14,14 +22,14 @@ def operands(
 ) -> Inputs:
     """The inputs of one job. `mergekit`: its rounding is followed. `finite`: NaN and infinity raise."""
     cast = job.work if mergekit else None
-    kinds = {tensor.info.dtype for tensor in job.inputs} | {job.stored, job.work}
+    kinds = {piece.dtype for tensor in job.inputs for piece in tensor.pieces} | {job.stored, job.work}
     work = work_type(job.work if cast else "F64" if "F64" in kinds else "F32").type
-    stored = [Stored(t, files.open(t.info.file), buffers, i, work, cast, finite) for i, t in enumerate(job.inputs)]
-    ordered = [one if one.tensor.rows is None else Reordered(one, one.tensor.rows) for one in stored]
+    reading = _Reading(files, buffers, work, cast, finite)
+    readers = [reading.of(tensor, slot) for slot, tensor in enumerate(job.inputs)]
     return Inputs(
         job.shape,
-        ordered[: len(job.models)],
-        ordered[-1] if job.base else None,
+        readers[: len(job.models)],
+        readers[-1] if job.base else None,
         job.each,
         job.shared,
         cast,
@@ -31,3 +39,40 @@ def operands(
         work,
         by_row(job.method, job.shared),
     )
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What all readers of a job share."""
+
+    files: Files
+    buffers: Buffers
+    work: Any
+    cast: str | None
+    finite: bool
+
+    def of(self, tensor: Tensor, slot: int) -> Readable:
+        """The reader of one tensor, with memory of its own."""
+        if tensor.adapter is None:
+            reader: Readable = self._stored(tensor, slot, self.cast)
+        else:
+            reader = self._adapted(tensor, tensor.adapter, slot)
+        if tensor.rows is not None:
+            width = math.prod(tensor.info.shape[1:])
+            reader = Reordered(reader, tensor.rows, width, lambda n: self.buffers.get((slot, "ordered"), n, self.work))
+        return reader
+
+    def _stored(self, tensor: Tensor, slot: int, cast: str | None) -> Stored:
+        return Stored(tensor, self.files.open(tensor.info.file), self.buffers, slot, self.work, cast, self.finite)
+
+    def _adapted(self, tensor: Tensor, change: LowRank, slot: int) -> Adapted:
+        infos = zip(change.names, (change.down, change.up), strict=True)
+        down, up = (self._whole(Tensor(tensor.model, name, info), slot, info) for name, info in infos)
+        if change.transposed:
+            down, up = up.T, down.T
+        own = tensor.info.dtype if self.cast else None
+        return Adapted(self._stored(tensor, slot, None), down, up * self.work(change.scale), own, self.cast)
+
+    def _whole(self, tensor: Tensor, slot: int, info: TensorInfo) -> Array:
+        """A small tensor as an array."""
+        return np.array(self._stored(tensor, slot, None).read(0, math.prod(info.shape))).reshape(info.shape)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trine.errors import BadInput
+from trine.merge.adapter import LowRank
 from trine.merge.catalog import Spec
 from trine.merge.config import ModelReference
 from trine.merge.dtypes import NAMES, STORED, promote
@@ -32,6 +33,18 @@ class Tensor:
     info: TensorInfo
     rows: tuple[int, ...] | None = None
     """Order in which entries along the first axis are read, where it is not their own."""
+    adapter: LowRank | None = None
+    """What is added to it."""
+
+    @property
+    def pieces(self) -> tuple[TensorInfo, ...]:
+        """Everything of files that is read for it."""
+        return (self.info, *((self.adapter.down, self.adapter.up) if self.adapter else ()))
+
+    @property
+    def change(self) -> Any:
+        """What is done to it on reading, as plain values."""
+        return [self.rows, self.adapter.scale if self.adapter else None]
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,8 @@ class Plan:
     @property
     def read_bytes(self) -> int:
         """Bytes of the inputs, each tensor once."""
-        return sum({(t.info.file, t.info.offset): t.info.bytes for job in self.jobs for t in job.inputs}.values())
+        pieces = (piece for job in self.jobs for tensor in job.inputs for piece in tensor.pieces)
+        return sum({(one.file, one.offset): one.bytes for one in pieces}.values())
 
     @property
     def write_bytes(self) -> int:
@@ -104,7 +118,7 @@ class Plan:
     @property
     def files(self) -> list[Path]:
         """Every file of weights that is read, in the order of first use."""
-        return list(dict.fromkeys(t.info.file for job in self.jobs for t in job.inputs))
+        return list(dict.fromkeys(one.file for job in self.jobs for tensor in job.inputs for one in tensor.pieces))
 
 
 def make_plan(recipe: Recipe, models: dict[ModelReference, Model]) -> Plan:
@@ -237,19 +251,19 @@ class _Planner:
 
     def _tensor(self, model: ModelReference, name: str) -> Tensor | None:
         """A model's tensor; the embedding for the head of a model that ties them. None when it has neither."""
-        tensors = self.plan.models[model].tensors
-        if name in tensors:
-            return Tensor(model, name, tensors[name])
-        if HEAD.search(name) and (tied := [other for other in tensors if EMBEDDING.search(other)]):
-            return Tensor(model, tied[0], tensors[tied[0]])
-        return None
+        opened = self.plan.models[model]
+        if name not in opened.tensors and HEAD.search(name):
+            name = next((other for other in opened.tensors if EMBEDDING.search(other)), name)
+        if name not in opened.tensors:
+            return None
+        return Tensor(model, name, opened.tensors[name], adapter=opened.adapters.get(name))
 
     def _decide(self, one: Slice, name: str, position: float, found: list[tuple[Part, Tensor]], partial: bool) -> None:
         """Who is base and who is merged, the parameters, and the output's type."""
         method, spec = self.recipe.method, self.recipe.spec
         base = next((tensor for part, tensor in found if spec.base != "ignored" and part.model == one.base), None)
         others = [(part, tensor) for part, tensor in found if tensor is not base]
-        types = [tensor.info.dtype for _, tensor in found]
+        types = [self.plan.models[tensor.model].types.get(tensor.name, tensor.info.dtype) for _, tensor in found]
         if any(kind not in STORED for kind in types):
             self._copy(name, [tensor for _, tensor in found], types)
             return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from trine.errors import TrineError
 from trine.merge import dtypes
 from trine.merge.arithmetic import widen
 from trine.merge.dtypes import STORED, Array, rounded
+from trine.merge.methods.inputs import Readable
 from trine.merge.plan import Tensor
 
 
@@ -81,16 +82,39 @@ class Stored:
         return values
 
 
+class Adapted:
+    """A weight with what an adapter adds to it, computed for the rows that are read.
+
+    Memory: the adapter's two factors of this weight. `own`: the type that mergekit (through peft) rounds the sum to.
+    """
+
+    def __init__(self, stored: Stored, down: Array, up: Array, own: str | None, cast: str | None) -> None:
+        """`down` [r, in] and `up` [out, r] as the rows and columns of the stored weight, scaled."""
+        self.stored, self.left, self.right = stored, up, down
+        self.own, self.cast = own, cast
+        self.columns = down.shape[1]
+
+    def read(self, start: int, stop: int) -> Array:
+        """Elements [start, stop) of the sum; valid until the next read."""
+        values = self.stored.read(start, stop)
+        first, last = start // self.columns, -(-stop // self.columns)
+        delta = (self.left[first:last] @ self.right).reshape(-1)
+        values += delta[start - first * self.columns :][: stop - start]
+        for kind in (self.own, self.cast):
+            values = values if kind is None else rounded(values, kind)
+        return values
+
+
 class Reordered:
     """A tensor whose entries along the first axis come in another order."""
 
-    def __init__(self, stored: Stored, rows: tuple[int, ...]) -> None:
-        self.stored, self.rows = stored, rows
-        self.width = math.prod(stored.tensor.info.shape[1:])
+    def __init__(self, stored: Readable, rows: tuple[int, ...], width: int, out: Callable[[int], Array]) -> None:
+        """`width`: elements of an entry. `out`: memory for so many elements."""
+        self.stored, self.rows, self.width, self.out = stored, rows, width, out
 
     def read(self, start: int, stop: int) -> Array:
         """Elements [start, stop) of the reordered tensor; valid until the next read."""
-        out = self.stored.buffers.get((self.stored.slot, "ordered"), stop - start, self.stored.work)
+        out = self.out(stop - start)
         place = start
         while place < stop:
             row, column = divmod(place, self.width)

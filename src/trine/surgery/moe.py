@@ -59,7 +59,10 @@ def plan_moe(path: Path, allow_same: bool = False) -> Upcycling:
             f"{path}: experts: all are '{config.experts[0].source_model}', so the model would do what that one does at "
             "a higher price; --allow-same-experts builds it all the same, to be trained"
         )
-    models = open_models(list(dict.fromkeys([config.base_model, *(one.source_model for one in every)])))
+    references = list(dict.fromkeys([config.base_model, *(one.source_model for one in every)]))
+    if adapted := [one for one in references if one.lora is not None]:
+        raise BadInput(f"{path}: '{adapted[0]}' has an adapter; merge it into the model first (passthrough)")
+    models = open_models(references)
     base = models[config.base_model]
     target = choose(config, base.config, set(base.tensors))
     if missing := lacking(target, base.config, set(base.tensors)):
