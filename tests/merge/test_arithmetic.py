@@ -77,7 +77,7 @@ def test_elections(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scans(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = np.round(np.abs(RNG.standard_normal(5001)) * 8).astype(np.float32)
-    one, other = twins(monkeypatch, lambda: arithmetic.scan(scores, 4.0, 9.0, 1000))
+    one, other = twins(monkeypatch, lambda: arithmetic.scan(scores, 4.0, 9.0))
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a, b)
 

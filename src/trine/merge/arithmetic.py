@@ -9,6 +9,7 @@ import ctypes
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def _kernels() -> ctypes.CDLL | None:
         found.widen_bf16.argtypes = [pointer, pointer, long]
         found.narrow_bf16.argtypes = [pointer, pointer, long]
         found.weighted_sum.argtypes = [pointer, pointer, long, long]
-        found.scan.argtypes = [pointer, long, single, single, pointer, pointer, pointer, long]
+        found.scan.argtypes = [pointer, long, single, single, pointer, pointer]
         found.scan.restype = long
         found.agree.argtypes = [pointer, pointer, long, pointer, pointer, long]
         found.crc32_folded.argtypes = [ctypes.c_uint32, pointer, long, pointer]
@@ -99,18 +100,28 @@ def agree(weights: Sequence[float], deltas: Sequence[Array]) -> tuple[Array, Arr
     return above, below
 
 
-def scan(scores: Array, low: float, high: float, start: int) -> tuple[int, int, int, Array, Array]:
-    """How many scores lie above `high`, at `high` and at `low`; those strictly between, and their places."""
+class Seen(NamedTuple):
+    """What `scan` finds in a block of scores."""
+
+    above: int
+    """How many lie above the bracket."""
+    at_high: int
+    at_low: int
+    not_zero: int
+    inside: Array
+    """Those strictly inside, in order."""
+
+
+def scan(scores: Array, low: float, high: float) -> Seen:
+    """How a block of scores lies about the bracket from `low` to `high`."""
     if (c := _kernels()) and _single(scores):
-        counts = np.empty(3, np.int64)
-        values, places = np.empty(scores.size, np.float32), np.empty(scores.size, np.int64)
-        to = (counts.ctypes.data, values.ctypes.data, places.ctypes.data)
-        kept = c.scan(scores.ctypes.data, scores.size, low, high, *to, start)
-        return int(counts[0]), int(counts[1]), int(counts[2]), values[:kept].copy(), places[:kept].copy()
-    inside = np.flatnonzero((scores > low) & (scores < high))
-    counted = (int(np.count_nonzero(one)) for one in (scores > high, scores == high, scores == low))
-    above, at_high, at_low = counted
-    return above, at_high, at_low, scores[inside], inside + start
+        counts, values = np.empty(4, np.int64), np.empty(scores.size + 16, np.float32)
+        kept = c.scan(scores.ctypes.data, scores.size, low, high, counts.ctypes.data, values.ctypes.data)
+        above, at_high, at_low, not_zero = map(int, counts)
+        return Seen(above, at_high, at_low, not_zero, values[:kept].copy())
+    counted = (int(np.count_nonzero(one)) for one in (scores > high, scores == high, scores == low, scores))
+    above, at_high, at_low, not_zero = counted
+    return Seen(above, at_high, at_low, not_zero, scores[(scores > low) & (scores < high)])
 
 
 def draw(place: int, first: int, second: int, count: int) -> Array | None:

@@ -31,6 +31,7 @@ from trine.merge.folder import write_small_files
 from trine.merge.hashing import InputHashes, OutputHashes
 from trine.merge.journal import JOURNAL, Journal
 from trine.merge.layout import OutputFile, lay_out
+from trine.merge.methods.inputs import apply
 from trine.merge.methods.table import METHODS
 from trine.merge.operands import operands
 from trine.merge.plan import Job, Plan
@@ -233,7 +234,7 @@ class _Run:
         for start, stop in inputs.spans():
             if self.stop.is_set():
                 return 0
-            merged = narrow(kernel(inputs.block(start, stop)), job.stored)
+            merged = narrow(apply(kernel, inputs, start, stop), job.stored)
             crc = zlib.crc32(merged.data, crc)
             _write(handle, merged, place + start * merged.itemsize)
         return crc

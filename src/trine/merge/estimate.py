@@ -11,13 +11,12 @@ import numpy as np
 from trine.merge.arithmetic import narrow, widen
 from trine.merge.dtypes import Array
 from trine.merge.engine import Options
-from trine.merge.methods.inputs import Inputs, merged
+from trine.merge.methods.inputs import BLOCK_ELEMENTS, Inputs, merged
 from trine.merge.methods.table import METHODS, by_row
 from trine.merge.plan import Job, Plan
 
 _ROWS = 1 << 20
 _HASH_BYTES = 1 << 25
-_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class Estimate:
 def estimate(plan: Plan, options: Options) -> Estimate:
     """Estimate a plan on this machine; takes about a second."""
     widest = max((len(job.inputs) for job in plan.jobs), default=1)
-    row = max((_BLOCK if not _whole_rows(job) else max(_BLOCK, _columns(job)) for job in plan.jobs), default=_BLOCK)
+    rows = (BLOCK_ELEMENTS if not _whole_rows(job) else max(BLOCK_ELEMENTS, _columns(job)) for job in plan.jobs)
+    row = max(rows, default=BLOCK_ELEMENTS)
     memory = (96 << 20) + options.workers * (2 * widest + 6) * row * 8 + len(plan.jobs) * 4096
     seconds = (_merge_seconds(plan, options) + _hash_seconds(plan)) / options.workers + 0.3
     return Estimate(len(plan.jobs), plan.read_bytes, plan.write_bytes, memory, seconds)
@@ -87,6 +87,9 @@ class _Wide:
         values = np.empty(len(raw), np.float32)
         widen(raw, self.stored, values)
         return values
+
+    def held(self, start: int, stop: int) -> Array:
+        return self.raw[start:stop] if self.stored == "BF16" else self.read(start, stop)
 
 
 def _hash_seconds(plan: Plan) -> float:

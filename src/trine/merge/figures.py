@@ -21,7 +21,7 @@ from trine.merge.config import ModelReference
 from trine.merge.dtypes import STORED, Array
 from trine.merge.engine import Options
 from trine.merge.methods.inputs import Inputs
-from trine.merge.methods.prune import Prune, by_rank, magnitude, outliers, random
+from trine.merge.methods.prune import Rules, by_rank, magnitude, outliers, pruned, random
 from trine.merge.names import comes_after, place_of
 from trine.merge.operands import operands
 from trine.merge.plan import Job, Plan, Tensor
@@ -29,7 +29,7 @@ from trine.merge.source import Buffers, Files, Stored
 from trine.progress import Progress, silent
 from trine.weights.index import read_index
 
-_PRUNES: dict[str, tuple[Callable[[Inputs], Prune], bool]] = {
+_PRUNES: dict[str, tuple[Callable[[Inputs], Rules], bool]] = {
     "ties": (magnitude, True),
     "dare_linear": (random, False),
     "dare_ties": (random, True),
@@ -167,7 +167,7 @@ def _measure(
     merged = Stored(output, files.open(output.info.file), buffers, len(job.inputs), inputs.work, None, False)
     place = next((i for i, tensor in enumerate(job.models) if tensor.model == reference), 0)
     others = [i for i in range(len(job.models)) if job.base is not None or i != place]
-    prune = _PRUNES[method][0](inputs) if method in _PRUNES and job.models else None
+    rules = _PRUNES[method][0](inputs) if method in _PRUNES and job.models else None
     sums = Sums([str(job.models[i].model) for i in others])
     for start, stop in inputs.spans():
         block = inputs.block(start, stop)
@@ -175,8 +175,10 @@ def _measure(
         deltas = [inputs.q(block.models[i] - base) for i in others]
         change = merged.read(start, stop) - base
         _see(sums, base, deltas, change)
-        if prune is not None:
-            _see_trimmed(sums, inputs, [prune(i, d.copy(), start) for i, d in enumerate(deltas)], deltas, method)
+        if rules is not None:
+            _see_trimmed(
+                sums, inputs, [pruned(inputs, rules[i], d.copy(), start) for i, d in enumerate(deltas)], deltas, method
+            )
     return sums
 
 

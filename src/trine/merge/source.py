@@ -13,6 +13,7 @@ from trine.errors import TrineError
 from trine.merge import dtypes
 from trine.merge.arithmetic import widen
 from trine.merge.dtypes import STORED, Array, rounded
+from trine.merge.fused import finite_bf16
 from trine.merge.methods.inputs import Readable
 from trine.merge.plan import Tensor
 
@@ -80,6 +81,17 @@ class Stored:
         if self.cast is not None and self.cast != info.dtype:
             values = rounded(values, self.cast)
         return values
+
+    def held(self, start: int, stop: int) -> Array:
+        """Elements [start, stop) as they are stored where that is bf16, else as `read` gives them."""
+        info = self.tensor.info
+        if info.dtype != "BF16" or self.cast is not None:
+            return self.read(start, stop)
+        raw = self.buffers.get((self.slot, "raw"), stop - start, STORED[info.dtype])
+        read_into(self.handle, raw, info.offset + start * raw.itemsize, info.file)
+        if self.finite and not finite_bf16(raw):
+            raise NotFinite(self.tensor)
+        return raw
 
 
 class Adapted:

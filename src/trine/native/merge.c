@@ -3,6 +3,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 /* bf16 to fp32; whether any is NaN or infinite. */
 int widen_bf16(const uint16_t *raw, uint32_t *out, int64_t n) {
@@ -37,30 +40,31 @@ void weighted_sum(float *const *arrays, const float *weights, int64_t count, int
     }
 }
 
-/* What a bracket sees in a block of scores: counts[0] above high, counts[1] at high, counts[2] at low; the numbers
-   strictly between are kept with their places. Returns how many. */
-int64_t scan(const float *scores, int64_t n, float low, float high, int64_t *counts, float *values, int64_t *places,
-             int64_t start) {
-    int64_t above = 0, at_high = 0, at_low = 0, kept = 0;
-    for (int64_t begin = 0; begin < n; begin += 64) {
-        int64_t stop = begin + 64 < n ? begin + 64 : n;
-        int32_t over = 0, upper = 0, lower = 0, inside = 0;
-        for (int64_t i = begin; i < stop; i++) {
-            float s = scores[i];
-            over += s > high;
-            upper += s == high;
-            lower += s == low;
-            inside += (s > low) & (s < high);
-        }
-        above += over, at_high += upper, at_low += lower;
-        if (!inside) continue;
-        for (int64_t i = begin; i < stop; i++) {
-            values[kept] = scores[i];
-            places[kept] = start + i;
-            kept += (scores[i] > low) & (scores[i] < high);
-        }
+/* What a bracket sees in a block of scores: counts[0] above high, counts[1] at high, counts[2] at low, counts[3] that are
+   not 0; the numbers strictly between are kept in order. Returns how many. `values` has room for n + 16. */
+int64_t scan(const float *scores, int64_t n, float low, float high, int64_t *counts, float *values) {
+    int64_t above = 0, at_high = 0, at_low = 0, kept = 0, not_zero = 0, i = 0;
+#ifdef __AVX512F__
+    const __m512 l = _mm512_set1_ps(low), h = _mm512_set1_ps(high), zero = _mm512_setzero_ps();
+    for (; i + 16 <= n; i += 16) {
+        __m512 s = _mm512_loadu_ps(scores + i);
+        __mmask16 under = _mm512_cmp_ps_mask(s, h, _CMP_LT_OQ), over = _mm512_cmp_ps_mask(s, h, _CMP_GT_OQ);
+        __mmask16 inside = _mm512_mask_cmp_ps_mask(under, s, l, _CMP_GT_OQ);
+        above += _mm_popcnt_u32(over);
+        at_high += _mm_popcnt_u32((uint16_t)~(under | over));
+        at_low += _mm_popcnt_u32(_mm512_cmp_ps_mask(s, l, _CMP_EQ_OQ));
+        not_zero += _mm_popcnt_u32(_mm512_cmp_ps_mask(s, zero, _CMP_NEQ_OQ));
+        _mm512_storeu_ps(values + kept, _mm512_maskz_compress_ps(inside, s));
+        kept += _mm_popcnt_u32(inside);
     }
-    counts[0] = above, counts[1] = at_high, counts[2] = at_low;
+#endif
+    for (; i < n; i++) {
+        float s = scores[i];
+        above += s > high, at_high += s == high, at_low += s == low, not_zero += s != 0;
+        values[kept] = s;
+        kept += (s > low) & (s < high);
+    }
+    counts[0] = above, counts[1] = at_high, counts[2] = at_low, counts[3] = not_zero;
     return kept;
 }
 
@@ -99,7 +103,6 @@ void draw(uint32_t place, uint32_t first, uint32_t second, uint32_t *out, int64_
 }
 
 #if defined(__PCLMUL__) && defined(__SSE4_1__)
-#include <immintrin.h>
 
 static inline __m128i fold(__m128i value, __m128i by, __m128i next) {
     __m128i low = _mm_clmulepi64_si128(value, by, 0x00), high = _mm_clmulepi64_si128(value, by, 0x11);

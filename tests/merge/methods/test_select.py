@@ -77,10 +77,12 @@ def test_where_the_sample_misleads(kind: str, monkeypatch: pytest.MonkeyPatch) -
     """Brackets that miss on purpose: the histogram finds the cut all the same."""
     values = numbers(kind, 40_000)
 
-    def wrong(scores: select.Scores, size: int, ranks: list[list[int]]) -> list[select._Bracket]:
-        return [select._Bracket(0, k, -2.0, -1.0) for k in ranks[0]]
+    def wrong(scores: select.Scores, size: int, brackets: list[select._Bracket]) -> None:
+        for bracket in brackets:
+            bracket.low, bracket.high = -2.0, -1.0
 
-    monkeypatch.setattr(select, "_brackets", wrong)
+    monkeypatch.setattr(select, "_COLLECT", 1000)
+    monkeypatch.setattr(select, "_enclose", wrong)
     check(values, [1, 400, 20_000, 39_999], 4096)
 
 
@@ -90,3 +92,13 @@ def test_several_streams_at_once() -> None:
     np.testing.assert_array_equal(selected(one, found[0][0], 512), by_sorting(one, 100))
     np.testing.assert_array_equal(selected(two, found[1][0], 512), by_sorting(two, 2500))
     np.testing.assert_array_equal(selected(two, found[1][1], 512), by_sorting(two, 10))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_share_of_those_that_are_not_zero(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "_COLLECT", 1000)
+    values = numbers(kind, 70_000)
+    for share in (0.0, 0.003, 0.4, 1.0):
+        cut = largest(lambda a, b: [values[a:b].copy()], spans(70_000, 8192), [[share]])[0][0]
+        count = len(values) if share == 1 else int(share * np.count_nonzero(values))
+        np.testing.assert_array_equal(selected(values, cut, 8192), by_sorting(values, count))

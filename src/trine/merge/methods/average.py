@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trine.merge.arithmetic import weighted_sum
 from trine.merge.dtypes import Array
+from trine.merge.methods.combine import combination
 from trine.merge.methods.inputs import Block, Inputs, Kernel
 from trine.merge.methods.keyed import key_of, normal
 
@@ -13,15 +13,8 @@ from trine.merge.methods.keyed import key_of, normal
 def linear(inputs: Inputs) -> Kernel:
     """sum_i w_i x_i, divided by sum_i w_i with `normalize`."""
     weights = inputs.weights()
-    total = np.sum(np.array(weights, inputs.work)) if inputs.shared["normalize"] else None
-
-    def kernel(block: Block) -> Array:
-        merged = weighted_sum(weights, block.models)
-        if total is not None:
-            merged /= total
-        return merged
-
-    return kernel
+    total = float(np.sum(np.array(weights, inputs.work)))
+    return combination(inputs, weights, "models", total if inputs.shared["normalize"] else 1)
 
 
 def passthrough(inputs: Inputs) -> Kernel:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import numpy as np
 
 from trine.errors import TrineError
-from trine.merge.arithmetic import gram, weighted_sum
 from trine.merge.dtypes import Array
-from trine.merge.methods.inputs import Block, Inputs, Kernel
+from trine.merge.methods.combine import Vectors, combination, inner_products
+from trine.merge.methods.inputs import Inputs, Kernel
 
 
 def multislerp(inputs: Inputs) -> Kernel:
@@ -22,7 +22,7 @@ def multislerp(inputs: Inputs) -> Kernel:
     eps, weights = inputs.shared["eps"], np.array(inputs.weights())
     if inputs.shared["normalize_weights"]:
         weights = weights / weights.sum()
-    products = gram((_vectors(inputs, block) for block in inputs.blocks()), len(weights))
+    products = inner_products(inputs, _of(inputs))
     norms = np.sqrt(np.diag(products))
     mean = weights / (norms + eps)
     length = _length(mean, products)
@@ -32,28 +32,20 @@ def multislerp(inputs: Inputs) -> Kernel:
         factors = weights
     else:
         raise TrineError(f"{inputs.name}: the inputs' directions cancel out under these weights; choose other weights")
-    return _combination(inputs, factors)
+    return combination(inputs, list(factors), _of(inputs))
 
 
-def _vectors(inputs: Inputs, block: Block) -> list[Array]:
-    return block.models if block.base is None else inputs.deltas(block)
-
-
-def _combination(inputs: Inputs, factors: Array) -> Kernel:
-    def kernel(block: Block) -> Array:
-        merged = weighted_sum(list(factors), _vectors(inputs, block))
-        return merged if block.base is None else np.add(merged, block.base, out=merged)
-
-    return kernel
+def _of(inputs: Inputs) -> Vectors:
+    return "models" if inputs.base is None else "differences"
 
 
 def karcher(inputs: Inputs) -> Kernel:
     """The Riemannian mean of the directions on the sphere, with the mean length (Karcher 1977, fixed point)."""
     if len(inputs.models) == 1:
         return lambda block: block.models[0]
-    products = gram((block.models for block in inputs.blocks()), len(inputs.models))
+    products = inner_products(inputs, "models")
     factors = karcher_factors(products, inputs.shared["max_iter"], inputs.shared["tol"])
-    return _combination(inputs, factors)
+    return combination(inputs, list(factors), "models")
 
 
 def karcher_factors(products: Array, max_iter: int, tol: float) -> Array:

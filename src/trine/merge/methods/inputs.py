@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from trine.merge.dtypes import Array, rounded
 
-BLOCK_ELEMENTS = 1 << 16
-"""Four fp32 arrays of this length and their sources fit in a 2 MiB L2 cache."""
+BLOCK_ELEMENTS = 1 << 17
+"""Four bf16 arrays of this length and the merged one in fp32 fit in a 2 MiB L2 cache."""
 
 
 class Readable(Protocol):
@@ -23,6 +23,15 @@ class Readable(Protocol):
 
     def read(self, start: int, stop: int) -> Array:
         """Elements [start, stop) of the flat tensor in the type of the arithmetic; the caller may write to them."""
+        ...
+
+
+@runtime_checkable
+class Held(Protocol):
+    """A tensor that also gives its numbers as they are stored."""
+
+    def held(self, start: int, stop: int) -> Array:
+        """Elements [start, stop): bf16 as its bits (uint16), anything else as `read` gives it."""
         ...
 
 
@@ -40,7 +49,15 @@ class Block:
         return len(self.models[0]) if self.models else len(self.base) if self.base is not None else 0
 
 
-Kernel = Callable[[Block], Array]
+@dataclass(frozen=True)
+class Direct:
+    """A kernel that reads the stored numbers itself."""
+
+    run: Callable[[int, int], Array]
+    """The merged elements [start, stop); they live until the next call."""
+
+
+Kernel = Callable[[Block], Array] | Direct
 
 
 @dataclass(frozen=True)
@@ -133,10 +150,15 @@ class InMemory:
         return self.values.reshape(-1)[start:stop].copy()
 
 
+def apply(kernel: Kernel, inputs: Inputs, start: int, stop: int) -> Array:
+    """The merged elements [start, stop)."""
+    return kernel.run(start, stop) if isinstance(kernel, Direct) else kernel(inputs.block(start, stop))
+
+
 def merged(prepare: Callable[[Inputs], Kernel], inputs: Inputs) -> Array:
     """The merged tensor as an array of the type of the arithmetic."""
     out = np.empty(inputs.size, inputs.work)
     kernel = prepare(inputs)
-    for block in inputs.blocks():
-        out[block.start : block.start + block.size] = kernel(block)
+    for start, stop in inputs.spans():
+        out[start:stop] = apply(kernel, inputs, start, stop)
     return out.reshape(inputs.shape)

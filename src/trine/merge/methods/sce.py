@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from trine.merge.dtypes import Array
+from trine.merge.fused import fused
 from trine.merge.methods.inputs import Block, Inputs, Kernel, base_only
-from trine.merge.methods.select import ALL, NONE, Cut, largest
+from trine.merge.methods.select import ALL, Cut, largest
 
 
 def sce(inputs: Inputs) -> Kernel:
@@ -17,9 +18,12 @@ def sce(inputs: Inputs) -> Kernel:
     """
     if not inputs.models:
         return base_only
-    cut = _cut(inputs)
-    weights = [inputs.qs(one) for one in _weights(inputs, cut)]
+    cut, kernels = _cut(inputs), fused(inputs, inputs.models, inputs.base)
+    squares = kernels.squares(*cut) if kernels else _squares(inputs, cut)
+    weights = [inputs.qs(one) for one in _weights(inputs, squares)]
     smallest = inputs.qs(1e-6) if inputs.mergekit else np.finfo(inputs.work).tiny
+    if kernels:
+        return kernels.sce(*cut, weights, float(smallest))
 
     def kernel(block: Block) -> Array:
         assert block.base is not None
@@ -44,29 +48,38 @@ def _selected(inputs: Inputs, block: Block, cut: Cut) -> list[Array]:
 
 
 def _variance(inputs: Inputs, deltas: list[Array]) -> Array:
-    return inputs.q(np.var(np.stack(deltas), axis=0))
+    count = inputs.work(len(deltas))
+    mean = deltas[0].copy()
+    for delta in deltas[1:]:
+        mean += delta
+    mean /= count
+    total = np.zeros_like(mean)
+    for delta in deltas:
+        total += np.square(delta - mean)
+    total /= count
+    return inputs.q(total)
 
 
 def _cut(inputs: Inputs) -> Cut:
-    share = inputs.shared["select_topk"]
-    if share >= 1:
-        return ALL
-    if share <= 0:
-        return NONE
+    kernels = fused(inputs, inputs.models, inputs.base)
 
     def scores(start: int, stop: int) -> list[Array]:
+        if kernels:
+            return [kernels.variance(start, stop)]
         return [_variance(inputs, inputs.deltas(inputs.block(start, stop)))]
 
-    spans = list(inputs.spans())
-    varying = sum(int(np.count_nonzero(scores(*span)[0])) for span in spans)
-    return largest(scores, spans, [[int(varying * share)]])[0][0]
+    return largest(scores, list(inputs.spans()), [[float(inputs.shared["select_topk"])]])[0][0]
 
 
-def _weights(inputs: Inputs, cut: Cut) -> Array:
+def _squares(inputs: Inputs, cut: Cut) -> Array:
     squares = np.zeros(len(inputs.models))
     for block in inputs.blocks():
         for i, delta in enumerate(_selected(inputs, block, cut)):
             squares[i] += inputs.q(np.square(delta, out=delta)).sum(dtype=np.float64)
+    return squares
+
+
+def _weights(inputs: Inputs, squares: Array) -> Array:
     means = squares / max(inputs.size, 1)
     total = means.sum()
     if total == 0 or (inputs.mergekit and total < 1e-6):

@@ -14,13 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trine.merge.arithmetic import scan
+from trine.merge.arithmetic import Seen, scan
 from trine.merge.dtypes import Array
 
 Spans = Sequence[tuple[int, int]]
 Scores = Callable[[int, int], Sequence[Array]]
 """Scores of elements [start, stop), an array per stream."""
-_PIECE = 64
+Rank = int | float
+"""How many are selected; a float is a share of the scores that are not 0."""
+_PIECE = 1024
 _COLLECT = 1 << 18
 """A tensor with no more elements than this is collected whole."""
 
@@ -45,24 +47,30 @@ class Cut(NamedTuple):
 ALL, NONE = Cut(-math.inf, -1), Cut(math.inf, -1)
 
 
-def largest(scores: Scores, spans: Spans, ranks: Sequence[Sequence[int]]) -> list[list[Cut]]:
+def largest(scores: Scores, spans: Spans, ranks: Sequence[Sequence[Rank]]) -> list[list[Cut]]:
     """The cut that selects the k largest, for each k of each stream's `ranks`.
 
     `spans` cover the elements in order. Cost: one pass over the scores in the usual case, three more otherwise.
     """
     scores, size = _comparable(scores), spans[-1][1] if spans else 0
-    wanted = [[min(max(k, 0), size) for k in one] for one in ranks]
-    inner = [sorted({k for k in one if 0 < k < size}) for one in wanted]
-    found: list[dict[int, Cut]] = [{} for _ in ranks]
-    if any(inner):
-        brackets = _brackets(scores, size, inner)
+    brackets = [
+        _Bracket(stream, rank)
+        for stream, one in enumerate(ranks)
+        for rank in sorted(set(one))
+        if (0 < rank < size if isinstance(rank, int) else 0 < rank < 1)
+    ]
+    found: dict[tuple[int, Rank], Cut] = {}
+    if brackets:
+        if size > _COLLECT:
+            _enclose(scores, size, brackets)
         _search(scores, spans, brackets)
         for bracket in brackets:
-            cut = bracket.pick(scores)
-            if cut is None:
-                cut = _by_histogram(scores, spans, bracket)
-            found[bracket.stream][bracket.rank] = cut
-    return [[found[i].get(k, ALL if k else NONE) for k in one] for i, one in enumerate(wanted)]
+            found[bracket.stream, bracket.wanted] = bracket.pick(scores) or _by_histogram(scores, spans, bracket)
+    full = [[ALL if (k >= size if isinstance(k, int) else k >= 1) else NONE for k in one] for one in ranks]
+    return [
+        [found.get((stream, k), other) for k, other in zip(one, full[stream], strict=True)]
+        for stream, one in enumerate(ranks)
+    ]
 
 
 def _comparable(scores: Scores) -> Scores:
@@ -80,43 +88,45 @@ class _Bracket:
     """Two values that should enclose the rank-th largest of a stream, and what one pass finds about them."""
 
     stream: int
-    rank: int
-    low: float
-    high: float
-    above: int = 0
-    at_high: list[int] = field(default_factory=list)
-    at_low: list[int] = field(default_factory=list)
-    values: list[Array] = field(default_factory=list)
-    places: list[Array] = field(default_factory=list)
+    wanted: Rank
+    low: float = -math.inf
+    high: float = math.inf
+    seen: list[Seen] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
 
     def see(self, scores: Array, start: int) -> None:
         """Count and collect from a block."""
         self.spans.append((start, start + len(scores)))
-        above, at_high, at_low, values, places = scan(scores, self.low, self.high, start)
-        self.above += above
-        self.at_high.append(at_high)
-        self.at_low.append(at_low if self.low < self.high else 0)
-        self.values.append(values)
-        self.places.append(places)
+        self.seen.append(scan(scores, self.low, self.high))
+
+    @property
+    def rank(self) -> int:
+        """The wanted rank as a number, once every block was seen."""
+        if isinstance(self.wanted, int):
+            return self.wanted
+        return int(self.wanted * sum(one.not_zero for one in self.seen))
 
     def pick(self, scores: Scores) -> Cut | None:
         """The cut, or None when the rank lies outside the bracket."""
-        left = self.rank - self.above
+        rank = self.rank
+        if rank == 0:
+            return NONE
+        left = rank - sum(one.above for one in self.seen)
         if left <= 0:
             return None
-        if left <= sum(self.at_high):
-            return self._among_equals(scores, self.high, self.at_high, left)
-        left -= sum(self.at_high)
-        values, places = np.concatenate(self.values), np.concatenate(self.places)
+        at_high = [one.at_high for one in self.seen]
+        if left <= sum(at_high):
+            return self._among_equals(scores, self.high, at_high, left)
+        left -= sum(at_high)
+        values = np.concatenate([one.inside for one in self.seen])
         if left <= len(values):
             value = np.partition(values, len(values) - left)[len(values) - left]
             left -= int(np.count_nonzero(values > value))
-            return Cut(float(value), int(places[values == value][left - 1]))
+            equal = [int(np.count_nonzero(one.inside == value)) for one in self.seen]
+            return self._among_equals(scores, float(value), equal, left)
         left -= len(values)
-        if left <= sum(self.at_low):
-            return self._among_equals(scores, self.low, self.at_low, left)
-        return None
+        at_low = [one.at_low if self.low < self.high else 0 for one in self.seen]
+        return self._among_equals(scores, self.low, at_low, left) if left <= sum(at_low) else None
 
     def _among_equals(self, scores: Scores, value: float, counts: list[int], left: int) -> Cut:
         """The cut at the left-th element equal to `value`: only the block that holds it is read again."""
@@ -135,25 +145,32 @@ def _search(scores: Scores, spans: Spans, brackets: list[_Bracket]) -> None:
             bracket.see(found[bracket.stream], start)
 
 
-def _brackets(scores: Scores, size: int, ranks: Sequence[Sequence[int]]) -> list[_Bracket]:
-    if size <= _COLLECT:
-        return [_Bracket(i, k, -math.inf, math.inf) for i, one in enumerate(ranks) for k in one]
+def _enclose(scores: Scores, size: int, brackets: list[_Bracket]) -> None:
+    """Give each bracket its bounds from a sample of pieces that lie evenly over the tensor."""
     pieces = min(max(size // 64, 1 << 16), 1 << 20) // _PIECE
     starts = [i * (size - _PIECE) // (pieces - 1) for i in range(pieces)]
     sample = [[one.copy() for one in scores(start, start + _PIECE)] for start in starts]
-    brackets = []
-    for stream, one in enumerate(ranks):
-        if not one:
-            continue
-        values = np.sort(np.concatenate([piece[stream] for piece in sample]))[::-1]
-        count = len(values)
-        for rank in one:
-            share = rank / size
-            margin = 6 * math.sqrt(share * (1 - share) / count) + 4 / count
-            high, low = int((share - margin) * count), int((share + margin) * count)
-            bounds = (0.0 if low >= count else values[low], math.inf if high <= 0 else values[high])
-            brackets.append(_Bracket(stream, rank, float(bounds[0]), float(bounds[1])))
-    return brackets
+    for stream in {one.stream for one in brackets}:
+        rows = np.stack([piece[stream] for piece in sample])
+        ordered = np.sort(rows, axis=None)[::-1]
+        for bracket in (one for one in brackets if one.stream == stream):
+            bracket.low, bracket.high = _bounds(bracket.wanted, size, rows, ordered)
+
+
+def _bounds(wanted: Rank, size: int, rows: Array, ordered: Array) -> tuple[float, float]:
+    """Values six standard errors to both sides of the rank, the error being that of pieces as different as they are."""
+    count = rows.size
+    varying = (rows != 0).mean(axis=1) if isinstance(wanted, float) else 1
+    share = wanted * np.mean(varying) if isinstance(wanted, float) else wanted / size
+    middle = ordered[min(int(share * count), count - 1)]
+    of_piece = (rows > middle).mean(axis=1) - (wanted * varying if isinstance(wanted, float) else 0)
+    error = max(math.sqrt(share * (1 - share) / count), float(np.std(of_piece)) / math.sqrt(len(rows)))
+    margin = 6 * error + 4 / count
+    high, low = int((share - margin) * count), int((share + margin) * count)
+    return (
+        0.0 if low >= count else float(ordered[low]),
+        math.inf if high <= 0 else float(ordered[high]),
+    )
 
 
 def _by_histogram(scores: Scores, spans: Spans, missed: _Bracket) -> Cut:

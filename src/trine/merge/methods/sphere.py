@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trine.merge.arithmetic import gram, weighted_sum
 from trine.merge.dtypes import Array
+from trine.merge.methods.combine import combination, inner_products
 from trine.merge.methods.inputs import Block, Inputs, Kernel
 
 
@@ -17,17 +17,12 @@ def slerp(inputs: Inputs) -> Kernel:
     """sin((1-t)a)/sin(a) base + sin(ta)/sin(a) x, a the angle between them; linear when |cos a| > 0.9995."""
     assert inputs.base is not None
     t = inputs.shared["t"]
-    products = gram((_pair(block) for block in inputs.blocks()), 2)
+    products = inner_products(inputs, "all")
     norms = np.sqrt(np.diag(products))
     norms[norms <= 1e-8] = 1.0
     cosine = float(np.clip(products[0, 1] / norms[0] / norms[1], -1, 1))
     weights = (1 - t, t) if abs(cosine) > 0.9995 else _arc(np.arccos(cosine), t)
-    return lambda block: weighted_sum(weights, _pair(block))
-
-
-def _pair(block: Block) -> list[Array]:
-    assert block.base is not None
-    return [block.base, block.models[0]]
+    return combination(inputs, weights, "all")
 
 
 def _arc(angle: float, t: float) -> tuple[float, float]:
@@ -43,8 +38,11 @@ def nuslerp(inputs: Inputs) -> Kernel:
     total = first + second
     t = 0.5 if abs(total) < 1e-6 else second / total
     if inputs.shared["nuslerp_flatten"] or len(inputs.shape) < 2:
-        products = gram((_vectors(inputs, block) for block in inputs.blocks()), 2)
+        of = "models" if inputs.base is None else "differences"
+        products = inner_products(inputs, of)
         coefficients = _coefficients(products[0, 0], products[1, 1], products[0, 1], t)
+        if not inputs.mergekit:
+            return combination(inputs, [float(one) for one in coefficients], of)
     elif inputs.shared["nuslerp_row_wise"]:
         left, right, dot = _column_products(inputs)
         coefficients = _coefficients(left, right, dot, t)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from trine.merge.arithmetic import gram, weighted_sum
 from trine.merge.dtypes import Array
+from trine.merge.methods.combine import combination, inner_products
 from trine.merge.methods.inputs import Block, Inputs, Kernel
 
 
@@ -20,18 +20,13 @@ def model_stock(inputs: Inputs) -> Kernel:
     count = len(inputs.models)
     if inputs.shared["filter_wise"]:
         return lambda block: _by_rows(inputs, block)
-    products = gram((inputs.deltas(block) for block in inputs.blocks()), count)
+    products = inner_products(inputs, "differences")
     pairs = [(products[i, j], products[i, i] * products[j, j]) for i, j in combinations(range(count), 2)]
     cosines = np.array([_cosine(inputs, *pair) for pair in pairs])
     share = float(_share(inputs, cosines.mean(axis=0), count)[0])
     if inputs.mergekit:
         return lambda block: _rounded(inputs, block, np.array(share))
-
-    def kernel(block: Block) -> Array:
-        assert block.base is not None
-        return weighted_sum([1.0, *[share / count] * count], [block.base, *inputs.deltas(block)])
-
-    return kernel
+    return combination(inputs, [share / count] * count, "differences")
 
 
 def _cosine(inputs: Inputs, dot: Any, squares: Any) -> Any:

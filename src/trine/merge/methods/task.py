@@ -7,17 +7,20 @@ arXiv:2312.06795.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from trine.merge.arithmetic import agree
 from trine.merge.dtypes import Array
+from trine.merge.fused import fused
 from trine.merge.methods.inputs import Block, Inputs, Kernel, base_only
-from trine.merge.methods.prune import Prune, by_rank, magnitude, outliers, random, whole
+from trine.merge.methods.prune import Rules, by_rank, magnitude, outliers, pruned, random, records, whole
 
 
 def task_arithmetic(inputs: Inputs) -> Kernel:
     """b + lambda sum(w d), divided by sum(w) with `normalize`."""
-    return _mix(inputs, whole, consensus=False)
+    return _mix(inputs, whole(inputs), consensus=False)
 
 
 def ties(inputs: Inputs) -> Kernel:
@@ -55,17 +58,20 @@ def breadcrumbs_ties(inputs: Inputs) -> Kernel:
     return _mix(inputs, outliers(inputs), consensus=True)
 
 
-def _mix(inputs: Inputs, prune: Prune, consensus: bool) -> Kernel:
+def _mix(inputs: Inputs, rules: Rules, consensus: bool) -> Kernel:
     """b + lambda sum(w d s) / sum(w s): d pruned, s 1 or whether d has the sign of the weighted sum."""
     weights = [inputs.qs(one) for one in inputs.weights()]
     scale, normalize = inputs.shared["lambda"], inputs.shared["normalize"]
     q = inputs.q
+    if all(rule.factor is None for rule in rules) and (kernels := fused(inputs, inputs.models, inputs.base)):
+        divisor = 1 if not normalize else 0 if consensus else float(_divisor(inputs, weights))
+        return kernels.mix(weights, records(rules), consensus, divisor, scale)
 
     def kernel(block: Block) -> Array:
         assert block.base is not None
         deltas = inputs.deltas(block)
         for i, weight in enumerate(weights):
-            deltas[i] = prune(i, deltas[i], block.start)
+            deltas[i] = pruned(inputs, rules[i], deltas[i], block.start)
             np.multiply(deltas[i], weight, out=deltas[i])
             deltas[i] = q(deltas[i])
         mixed, divisor = _agreed(inputs, weights, deltas) if consensus else _summed(inputs, weights, deltas)
@@ -82,8 +88,12 @@ def _summed(inputs: Inputs, weights: list[float], deltas: list[Array]) -> tuple[
     total = deltas[0]
     for delta in deltas[1:]:
         np.add(total, delta, out=total)
+    return inputs.q(total), _divisor(inputs, weights)
+
+
+def _divisor(inputs: Inputs, weights: list[float]) -> Any:
     divisor = inputs.qs(float(np.sum(np.array(weights, inputs.work))))
-    return inputs.q(total), divisor if abs(divisor) >= 1e-8 else inputs.work(1)
+    return divisor if abs(divisor) >= 1e-8 else inputs.work(1)
 
 
 def _agreed(inputs: Inputs, weights: list[float], deltas: list[Array]) -> tuple[Array, Array]:
