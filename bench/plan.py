@@ -57,8 +57,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama-130M-muon-recompute": {
         "llama": _LLAMA
         | {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 8},
-        "length": 2048,
-        "rows": 2,
+        "length": 1024,
+        "rows": 1,
         "recompute": True,
     },
 }

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 
@@ -36,7 +35,7 @@ _STEPS, _SHALLOW_STEPS = 5, 3
 """Of a probe, and of the smaller of two depths."""
 _SHALLOW_SHARE = 0.3
 """Of the time, for the smaller of two depths."""
-_DEEPER_STEPS = 2.5
+_DEEPER_STEPS = 3.25
 """Steps that the deeper one should have time for; its first is slow."""
 
 
@@ -225,10 +224,13 @@ class _Prober:
 
 
 def _point(layers: int, size: Size, costs: Costs, before: Sequence[_Point]) -> _Point:
-    """What a probe tells of a typical step. One that had time for its first step alone is held to be slower in it, and
-    to lack the optimizer's state before its end, as the probe `before` was."""
+    """What a probe tells of a typical step: its fastest, because steps get faster until freed memory is used again.
+
+    One that had time for its first step alone is held to be slower in it, and to lack the optimizer's state before its
+    end, as the probe `before` was.
+    """
     first, timed = costs.seconds[0], costs.seconds[1:]
-    seconds = {part: median(one[part] for one in timed or [first]) for part in first}
+    seconds = min(timed or [first], key=lambda parts: sum(parts.values()))
     working = costs.peak - size.static
     if not timed:
         working += size.optimizer
