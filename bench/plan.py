@@ -49,7 +49,7 @@ _LLAMA = {
     "max_position_embeddings": 8192,
 }
 CONFIGS: dict[str, dict[str, Any]] = {
-    "afmoe-18M-muon": {"model": {"vocab_size": VOCABULARY}, "length": 512, "rows": 12},
+    "afmoe-18M-muon": {"model": {"vocab_size": VOCABULARY}, "length": 512, "rows": 16},
     "afmoe-166M-muon": {"model": _AFMOE, "length": 1024, "rows": 2},
     "afmoe-166M-adamw-recompute": {"model": _AFMOE, "length": 512, "rows": 4, "adamw": True, "recompute": True},
     "afmoe-166M-long": {"model": _AFMOE, "length": 4096, "rows": 1, "recompute": True},
