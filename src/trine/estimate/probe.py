@@ -140,7 +140,7 @@ def _fit(job: Job, peak: Peak) -> None:
             _say({"seconds": record["time"], "peak": peak.bytes(record["memory_bytes"])})
 
     loop.train_step = step
-    loop.load_model = lambda path: build(shape)
+    loop.load_model = lambda path, dtype: build(shape)
     model = shape if isinstance(shape, ModelConfig) else ModelConfig()
     peak.start()
     try:
