@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -125,3 +126,14 @@ def test_what_a_kernel_reads_outlives_the_call(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(arithmetic.weighted_sum([0.25, 0.75], [one.copy() for one in arrays]), exact, atol=1e-6)
     np.testing.assert_array_equal(ours("slerp", models, base, t=0.25), straight)
     assert filled
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32], ids=str)
+def test_the_crc_is_zlibs_for_every_length_and_in_pieces(dtype: type[np.generic]) -> None:
+    data = RNG.integers(0, 256, 5000, np.uint8).view(dtype)
+    for size in [*range(150), 1023, 1024, len(data)]:
+        assert arithmetic.crc32(data[:size]) == zlib.crc32(data[:size].tobytes())
+    found = 0
+    for begin, end in ((0, 3), (3, 40), (40, 333), (333, 1000), (1000, len(data))):
+        found = arithmetic.crc32(data[begin:end], found)
+    assert found == zlib.crc32(data.tobytes())

@@ -13,7 +13,6 @@ import os
 import shutil
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ import numpy as np
 
 from trine.errors import BadInput, TrineError
 from trine.manifest import digest_of, fsync_path, seal
-from trine.merge.arithmetic import narrow
+from trine.merge.arithmetic import crc32, narrow
 from trine.merge.dtypes import Array
 from trine.merge.folder import write_small_files
 from trine.merge.hashing import InputHashes, OutputHashes
@@ -221,7 +220,7 @@ class _Run:
         for start in range(0, job.bytes, 1 << 22):
             piece = np.empty(min(1 << 22, job.bytes - start), np.uint8)
             read_into(handle, piece, place + start, self.folder / file.name)
-            crc = zlib.crc32(piece.data, crc)
+            crc = crc32(piece, crc)
         if crc != expected:
             self.journal.notes.append(f"{file.name}: '{job.name}' was damaged after it was written; merged again")
         return crc == expected
@@ -235,7 +234,7 @@ class _Run:
             if self.stop.is_set():
                 return 0
             merged = narrow(apply(kernel, inputs, start, stop), job.stored)
-            crc = zlib.crc32(merged.data, crc)
+            crc = crc32(merged, crc)
             _write(handle, merged, place + start * merged.itemsize)
         return crc
 
@@ -251,7 +250,7 @@ class _Run:
                         f"{tensor.info.file}: '{tensor.name}' holds whole numbers that differ from "
                         f"those of '{job.models[0].model}'; only equal ones can be merged"
                     )
-            crc = zlib.crc32(pieces[0].data, crc)
+            crc = crc32(pieces[0], crc)
             _write(handle, pieces[0], place + start)
         return crc
 
