@@ -1,5 +1,7 @@
 /* What merging does to every number, on blocks that lie in the cache: widen, sum, select, agree, round, draw.
    Each has a twin in numpy in trine/merge, to the same bits. */
+#include "keyed.h"
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -93,13 +95,7 @@ void agree(float *const *deltas, const float *weights, int64_t count, float *abo
 
 /* 32 random bits of the elements place, place + 1, ..., none of which crosses a multiple of 2^32. */
 void draw(uint32_t place, uint32_t first, uint32_t second, uint32_t *out, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits = (place + (uint32_t)i) ^ first;
-        bits ^= bits >> 16, bits *= 0x7FEB352Du, bits ^= bits >> 15, bits *= 0x846CA68Bu, bits ^= bits >> 16;
-        bits ^= second;
-        bits ^= bits >> 16, bits *= 0x7FEB352Du, bits ^= bits >> 15, bits *= 0x846CA68Bu, bits ^= bits >> 16;
-        out[i] = bits;
-    }
+    for (int64_t i = 0; i < n; i++) out[i] = keyed_bits(place + (uint32_t)i, first, second);
 }
 
 #if defined(__PCLMUL__) && defined(__SSE4_1__)

@@ -4,6 +4,8 @@
 
    `sources`: `count` addresses of the models' numbers, and of the base's at the end where there is one; `kinds`: 0 fp32,
    1 bf16. */
+#include "keyed.h"
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -101,11 +103,15 @@ void magnitudes(const void *const *sources, const int32_t *kinds, int64_t count,
     }
 }
 
+static void add_up(tile *d, int64_t count, int64_t m, float *restrict total) {
+    memcpy(total, d[0], m * sizeof(float));
+    for (int64_t k = 1; k < count; k++)
+        for (int64_t i = 0; i < m; i++) total[i] += d[k][i];
+}
+
 static void variances(tile *v, int64_t count, int64_t m, float *restrict out) {
     tile mean;
-    for (int64_t i = 0; i < m; i++) mean[i] = v[0][i];
-    for (int64_t k = 1; k < count; k++)
-        for (int64_t i = 0; i < m; i++) mean[i] += v[k][i];
+    add_up(v, count, m, mean);
     for (int64_t i = 0; i < m; i++) mean[i] /= (float)count;
     for (int64_t i = 0; i < m; i++) out[i] = 0;
     for (int64_t k = 0; k < count; k++)
@@ -134,17 +140,11 @@ static void cut(const float *restrict scores, float value, int64_t last, int64_t
     for (int64_t i = equal; i < m; i++) keep[i] = scores[i] > value;
 }
 
-/* 32 random bits for each element; see trine/merge/methods/keyed.py. */
+/* 32 random bits for each element. */
 static void random_bits(uint64_t key, uint64_t place, int64_t m, uint32_t *restrict out) {
     key += (place >> 32) * 0x9E3779B97F4A7C15u;
     uint32_t first = (uint32_t)key, second = (uint32_t)(key >> 32), from = (uint32_t)place;
-    for (int64_t i = 0; i < m; i++) {
-        uint32_t bits = (from + (uint32_t)i) ^ first;
-        bits ^= bits >> 16, bits *= 0x7FEB352Du, bits ^= bits >> 15, bits *= 0x846CA68Bu, bits ^= bits >> 16;
-        bits ^= second;
-        bits ^= bits >> 16, bits *= 0x7FEB352Du, bits ^= bits >> 15, bits *= 0x846CA68Bu, bits ^= bits >> 16;
-        out[i] = bits;
-    }
+    for (int64_t i = 0; i < m; i++) out[i] = keyed_bits(from + (uint32_t)i, first, second);
 }
 
 /* What stays of a model's differences. */
@@ -213,9 +213,7 @@ void mix(const void *const *sources, const int32_t *kinds, int64_t count, const 
             prune(how + k, one, at, place, m);
             for (int64_t i = 0; i < m; i++) one[i] *= weight;
         }
-        memcpy(elected, d[0], m * sizeof(float));
-        for (int64_t k = 1; k < count; k++)
-            for (int64_t i = 0; i < m; i++) elected[i] += d[k][i];
+        add_up(d, count, m, elected);
         float *restrict total = elected;
         if (consensus) {
             agree(d, weights, count, elected, m, above, below);
@@ -252,9 +250,7 @@ void sce(const void *const *sources, const int32_t *kinds, int64_t count, double
             }
             continue;
         }
-        memcpy(elected, d[0], m * sizeof(float));
-        for (int64_t k = 1; k < count; k++)
-            for (int64_t i = 0; i < m; i++) elected[i] += d[k][i];
+        add_up(d, count, m, elected);
         for (int64_t i = 0; i < m; i++) above[i] = below[i] = 0;
         for (int64_t k = 0; k < count; k++)
             for (int64_t i = 0; i < m; i++) {
