@@ -72,14 +72,20 @@ class Fused:
         self.out = np.empty(self.longest, np.float32)
         self.scores = np.empty(0, np.float32)
 
+    def _call(self, kernel: Any, start: int, stop: int, *more: Any) -> None:
+        """Call a kernel with the sources, their kinds and their number before `more`."""
+        arrays = [_held(one, start, stop) for one in self.tensors]
+        sources = np.array([one.ctypes.data for one in arrays], np.uint64)
+        kinds = np.array([one.dtype == np.uint16 for one in arrays], np.int32)
+        kernel(sources.ctypes.data, kinds.ctypes.data, self.count, *more)
+
     def combine(self, factors: Sequence[float], divisor: float = 1, scale: float = 1) -> Direct:
         """sum(factors v) / divisor * scale, plus the base where there is one."""
         weights = np.array(factors, np.float32)
 
         def run(start: int, stop: int) -> Array:
-            with _Arguments(self, start, stop) as (sources, kinds, _):
-                how = (weights.ctypes.data, divisor, scale, self.out.ctypes.data, stop - start)
-                self.c.combine(sources, kinds, self.count, self.base is not None, *how)
+            how = (weights.ctypes.data, divisor, scale, self.out.ctypes.data, stop - start)
+            self._call(self.c.combine, start, stop, self.base is not None, *how)
             return self.out[: stop - start]
 
         return Direct(run)
@@ -88,22 +94,19 @@ class Fused:
         """All inner products [count, count] over the tensor."""
         total = np.zeros((self.count, self.count))
         for start, stop in self.inputs.spans():
-            with _Arguments(self, start, stop) as (sources, kinds, _):
-                self.c.products(sources, kinds, self.count, self.base is not None, total.ctypes.data, stop - start)
+            self._call(self.c.products, start, stop, self.base is not None, total.ctypes.data, stop - start)
         return total + np.tril(total, -1).T
 
     def magnitudes(self, start: int, stop: int) -> list[Array]:
         """|difference| of each model."""
         out = self._scores(self.count * (stop - start))
-        with _Arguments(self, start, stop) as (sources, kinds, _):
-            self.c.magnitudes(sources, kinds, self.count, out.ctypes.data, stop - start)
+        self._call(self.c.magnitudes, start, stop, out.ctypes.data, stop - start)
         return list(out.reshape(self.count, -1))
 
     def variance(self, start: int, stop: int) -> Array:
         """The variance over the models of their differences."""
         out = self._scores(stop - start)
-        with _Arguments(self, start, stop) as (sources, kinds, _):
-            self.c.variance(sources, kinds, self.count, out.ctypes.data, stop - start)
+        self._call(self.c.variance, start, stop, out.ctypes.data, stop - start)
         return out
 
     def _scores(self, count: int) -> Array:
@@ -118,9 +121,8 @@ class Fused:
         def run(start: int, stop: int) -> Array:
             how = prunings.copy()
             kept = self._chances(how, ranked, start, stop)
-            with _Arguments(self, start, stop) as (sources, kinds, _):
-                what = (factors.ctypes.data, how.ctypes.data, consensus, divisor, scale)
-                self.c.mix(sources, kinds, self.count, *what, self.out.ctypes.data, start, stop - start)
+            what = (factors.ctypes.data, how.ctypes.data, consensus, divisor, scale)
+            self._call(self.c.mix, start, stop, *what, self.out.ctypes.data, start, stop - start)
             del kept
             return self.out[: stop - start]
 
@@ -143,9 +145,8 @@ class Fused:
         """Sums of squared differences per model, of what the cut at `value`, `last` selects by variance."""
         sums = np.zeros(self.count)
         for start, stop in self.inputs.spans():
-            with _Arguments(self, start, stop) as (sources, kinds, _):
-                where = (None, 0, sums.ctypes.data, None, start, stop - start)
-                self.c.sce(sources, kinds, self.count, value, last, *where)
+            where = (None, 0, sums.ctypes.data, None, start, stop - start)
+            self._call(self.c.sce, start, stop, value, last, *where)
         return sums
 
     def sce(self, value: float, last: int, weights: Sequence[float], smallest: float) -> Direct:
@@ -153,27 +154,11 @@ class Fused:
         factors = np.array(weights, np.float32)
 
         def run(start: int, stop: int) -> Array:
-            with _Arguments(self, start, stop) as (sources, kinds, _):
-                what = (factors.ctypes.data, smallest, None, self.out.ctypes.data, start, stop - start)
-                self.c.sce(sources, kinds, self.count, value, last, *what)
+            what = (factors.ctypes.data, smallest, None, self.out.ctypes.data, start, stop - start)
+            self._call(self.c.sce, start, stop, value, last, *what)
             return self.out[: stop - start]
 
         return Direct(run)
-
-
-class _Arguments:
-    """Addresses and kinds of the sources of a block, kept alive until the call is over."""
-
-    def __init__(self, over: Fused, start: int, stop: int) -> None:
-        self.arrays = [_held(one, start, stop) for one in over.tensors]
-        self.sources = np.array([one.ctypes.data for one in self.arrays], np.uint64)
-        self.kinds = np.array([one.dtype == np.uint16 for one in self.arrays], np.int32)
-
-    def __enter__(self) -> tuple[int, int, list[Array]]:
-        return self.sources.ctypes.data, self.kinds.ctypes.data, self.arrays
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def _held(one: Readable, start: int, stop: int) -> Array:
