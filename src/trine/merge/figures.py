@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,24 +20,14 @@ from trine.merge.config import ModelReference
 from trine.merge.dtypes import STORED, Array
 from trine.merge.engine import Options
 from trine.merge.methods.inputs import Inputs
-from trine.merge.methods.prune import Rules, by_rank, magnitude, outliers, pruned, random
+from trine.merge.methods.prune import pruned
+from trine.merge.methods.task import THINNED
 from trine.merge.names import comes_after, place_of
 from trine.merge.operands import operands
 from trine.merge.plan import Job, Plan, Tensor
 from trine.merge.source import Buffers, Files, Stored
 from trine.progress import Progress, silent
 from trine.weights.index import read_index
-
-_PRUNES: dict[str, tuple[Callable[[Inputs], Rules], bool]] = {
-    "ties": (magnitude, True),
-    "dare_linear": (random, False),
-    "dare_ties": (random, True),
-    "della_linear": (by_rank, False),
-    "della": (by_rank, True),
-    "breadcrumbs": (outliers, False),
-    "breadcrumbs_ties": (outliers, True),
-}
-"""Methods that drop elements of a difference: which, and whether those of the minority's sign are dropped too."""
 
 
 @dataclass
@@ -132,8 +121,8 @@ def figures(plan: Plan, out: Path, options: Options, progress: Progress = silent
         "method": plan.recipe.method,
         "reference": str(reference),
         "models": names,
-        "trims": plan.recipe.method in _PRUNES,
-        "votes": _PRUNES.get(plan.recipe.method, (None, False))[1],
+        "trims": plan.recipe.method in THINNED,
+        "votes": THINNED.get(plan.recipe.method, (None, False))[1],
         "total": total.record(),
         "layers": [{"layer": name, **layers[name].record()} for name in sorted(layers, key=_rank)],
         "kinds": [{"kind": name, **one.record()} for name, one in kinds.items()],
@@ -167,7 +156,7 @@ def _measure(
     merged = Stored(output, files.open(output.info.file), buffers, len(job.inputs), inputs.work, None, False)
     place = next((i for i, tensor in enumerate(job.models) if tensor.model == reference), 0)
     others = [i for i in range(len(job.models)) if job.base is not None or i != place]
-    rules = _PRUNES[method][0](inputs) if method in _PRUNES and job.models else None
+    rules = THINNED[method][0](inputs) if method in THINNED and job.models else None
     sums = Sums([str(job.models[i].model) for i in others])
     for start, stop in inputs.spans():
         block = inputs.block(start, stop)
@@ -200,7 +189,7 @@ def _see(sums: Sums, base: Array, deltas: list[Array], change: Array) -> None:
 def _see_trimmed(sums: Sums, inputs: Inputs, kept: list[Array], deltas: list[Array], method: str) -> None:
     for i, (left, delta) in enumerate(zip(kept, deltas, strict=True)):
         sums.dropped[i] += np.count_nonzero((left == 0) & (delta != 0))
-    if _PRUNES[method][1]:
+    if THINNED[method][1]:
         weights = inputs.weights()
         total = sum(inputs.q(inputs.work(weight) * one) for weight, one in zip(weights, kept, strict=True))
         for i, one in enumerate(kept):

@@ -7,6 +7,7 @@ arXiv:2312.06795.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,37 +26,54 @@ def task_arithmetic(inputs: Inputs) -> Kernel:
 
 def ties(inputs: Inputs) -> Kernel:
     """The largest of each difference, then only those of the sign that the weighted sum has: sum(w d s) / sum(w s)."""
-    return _mix(inputs, magnitude(inputs), consensus=True)
+    return _thinned(inputs, "ties")
 
 
 def dare_linear(inputs: Inputs) -> Kernel:
     """Each element of a difference dropped at random, the others scaled up."""
-    return _mix(inputs, random(inputs), consensus=False)
+    return _thinned(inputs, "dare_linear")
 
 
 def dare_ties(inputs: Inputs) -> Kernel:
     """dare_linear with the consensus of ties."""
-    return _mix(inputs, random(inputs), consensus=True)
+    return _thinned(inputs, "dare_ties")
 
 
 def della_linear(inputs: Inputs) -> Kernel:
     """Elements of a difference dropped at random, the smaller ones of a row more often."""
-    return _mix(inputs, by_rank(inputs), consensus=False)
+    return _thinned(inputs, "della_linear")
 
 
 def della(inputs: Inputs) -> Kernel:
     """della_linear with the consensus of ties."""
-    return _mix(inputs, by_rank(inputs), consensus=True)
+    return _thinned(inputs, "della")
 
 
 def breadcrumbs(inputs: Inputs) -> Kernel:
     """Differences without their largest (`gamma`) and smallest elements."""
-    return _mix(inputs, outliers(inputs), consensus=False)
+    return _thinned(inputs, "breadcrumbs")
 
 
 def breadcrumbs_ties(inputs: Inputs) -> Kernel:
     """breadcrumbs with the consensus of ties."""
-    return _mix(inputs, outliers(inputs), consensus=True)
+    return _thinned(inputs, "breadcrumbs_ties")
+
+
+THINNED: dict[str, tuple[Callable[[Inputs], Rules], bool]] = {
+    "ties": (magnitude, True),
+    "dare_linear": (random, False),
+    "dare_ties": (random, True),
+    "della_linear": (by_rank, False),
+    "della": (by_rank, True),
+    "breadcrumbs": (outliers, False),
+    "breadcrumbs_ties": (outliers, True),
+}
+"""Methods that drop elements of a difference: which, and whether those of the minority's sign are dropped too."""
+
+
+def _thinned(inputs: Inputs, method: str) -> Kernel:
+    rules, consensus = THINNED[method]
+    return _mix(inputs, rules(inputs), consensus)
 
 
 def _mix(inputs: Inputs, rules: Rules, consensus: bool) -> Kernel:
