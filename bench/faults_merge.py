@@ -334,8 +334,12 @@ def _damage(rng: random.Random, path: Path, within: tuple[int, int] | None = Non
     """Flip one bit of a file, or cut it; `within` a range, or behind some bytes of it."""
     data = bytearray(path.read_bytes())
     begin, end = within or (data.find(after) if after else 0, len(data))
-    place = rng.randrange(begin, end)
-    if rng.random() < 0.5:
+    return _flip_or_cut(rng, path, data, rng.randrange(begin, end), 0.5)
+
+
+def _flip_or_cut(rng: random.Random, path: Path, data: bytearray, place: int, flips: float) -> Path:
+    """Write a file whose byte at `place` has a flipped bit, with probability `flips`, or which ends there."""
+    if rng.random() < flips:
         data[place] ^= 1 << rng.randrange(8)
     else:
         del data[place:]
@@ -350,12 +354,7 @@ def _damage_header(rng: random.Random, home: Path) -> Path:
     (length,) = struct.unpack("<Q", data[:8])
     nothing = data.index(b'"__metadata__"'), data.index(b"}, ") + 1
     place = rng.choice([one for one in range(8 + length) if not nothing[0] <= one < nothing[1]])
-    if rng.random() < 0.7:
-        data[place] ^= 1 << rng.randrange(8)
-    else:
-        del data[place:]
-    path.write_bytes(data)
-    return path
+    return _flip_or_cut(rng, path, data, place, 0.7)
 
 
 def _tensors(path: Path) -> dict[str, tuple[int, int]]:
