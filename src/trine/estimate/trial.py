@@ -155,7 +155,8 @@ class _Prober:
         self.progress(0, None, f"plan: first steps with {len(kept)} of {len(layer_kinds(self.shape))} layers")
         size, began = self._size(kept), time.monotonic()
         last = bool(before) or len(kept) == len(layer_kinds(self.shape))
-        costs = self.probes.run(self._job(kept, size, last), BUDGET_SECONDS - self.elapsed)
+        steps, share = (_STEPS, 1.0) if last else (_SHALLOW_STEPS, _SHALLOW_SHARE)
+        costs = self.probes.run(self._job(kept, size, self.rows, steps, share), BUDGET_SECONDS - self.elapsed)
         if costs is None:
             return None
         stepping = sum(sum(parts.values()) for parts in costs.seconds)
@@ -168,29 +169,26 @@ class _Prober:
         """Where `point` had fewer rows than a micro-batch: a step with all of them, for what else grows with rows."""
         if self.rows == self.train.micro_batch_sequences:
             return
-        size, few = self._size(kept), self.rows
-        self.rows = self.train.micro_batch_sequences
+        size, rows = self._size(kept), self.train.micro_batch_sequences
         try:
-            job = self._job(kept, size, last=False).model_copy(update={"steps": 1})
-            costs = self.probes.run(job, BUDGET_SECONDS - self.elapsed)
+            costs = self.probes.run(self._job(kept, size, rows, steps=1, share=1.0), BUDGET_SECONDS - self.elapsed)
         except ProbeTimeout:
-            costs = None
-        finally:
-            self.rows = few
+            return
         if costs is not None:
             more = _point(len(kept), size, costs, [point]).working - point.working
-            self.temporary = max(0, round(more - point.activations * (self.train.micro_batch_sequences / few - 1)))
+            self.temporary = max(0, round(more - point.activations * (rows / self.rows - 1)))
 
-    def _job(self, kept: Sequence[int], size: Size, last: bool) -> Job:
-        train, rows = self.train, self.micro_batches * self.rows
+    def _job(self, kept: Sequence[int], size: Size, rows: int, steps: int, share: float) -> Job:
+        """At most `steps` steps of micro-batches of `rows` sequences, in a share of the time left."""
+        train, batch = self.train, self.micro_batches * rows
         work = train.steps * train.batch_sequences * self.full.flops_per_token
-        steps = max(train.steps, _STEPS + 1, math.ceil(work / (rows * size.flops_per_token)))
+        planned = max(train.steps, _STEPS + 1, math.ceil(work / (batch * size.flops_per_token)))
         changes = {
-            "steps": steps,
-            "batch_sequences": rows,
-            "micro_batch_sequences": self.rows,
-            "checkpoint_every_steps": steps,
-            "eval": EvalConfig(every_steps=steps, sets=()),
+            "steps": planned,
+            "batch_sequences": batch,
+            "micro_batch_sequences": rows,
+            "checkpoint_every_steps": planned,
+            "eval": EvalConfig(every_steps=planned, sets=()),
             "init_from": None,
             "packing": "carry_over",
             "mix": None,
@@ -204,8 +202,8 @@ class _Prober:
             optim=self.optim,
             train=train.model_copy(update=changes),
             vocabulary=size.vocabulary,
-            steps=_STEPS if last else _SHALLOW_STEPS,
-            seconds=self._left() * (1.0 if last else _SHALLOW_SHARE),
+            steps=steps,
+            seconds=self._left() * share,
             memory=self.memory,
         )
 
