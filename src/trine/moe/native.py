@@ -71,17 +71,8 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    x_ND: Tensor,
-    gate_up: Tensor,
-    gate_up_frozen: Tensor,
-    gate_up_where: Tensor,
-    down: Tensor,
-    down_frozen: Tensor,
-    down_where: Tensor,
-    experts_NK: Tensor,
-    weights_NK: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _(x_ND: Tensor, gate_up: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    experts_NK = others[-2]
     return x_ND.new_empty(x_ND.shape), x_ND.new_empty(experts_NK.numel(), 2 * gate_up.shape[1])
 
 
@@ -108,19 +99,8 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    grad_ND: Tensor,
-    x_ND: Tensor,
-    gate_up: Tensor,
-    gate_up_frozen: Tensor,
-    gate_up_where: Tensor,
-    down: Tensor,
-    down_frozen: Tensor,
-    down_where: Tensor,
-    experts_NK: Tensor,
-    weights_NK: Tensor,
-    hidden: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(grad_ND: Tensor, x_ND: Tensor, gate_up: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    down, weights_NK = others[2], others[-2]
     return x_ND.new_empty(x_ND.shape), torch.empty_like(gate_up), torch.empty_like(down), torch.empty_like(weights_NK)
 
 
