@@ -21,12 +21,7 @@ static void one_row(const Norm *n, const bf16 *x, bf16 *out) {
     vec sum = {0};
     for (int64_t i = 0; i < n->width; i += 16) sum += widen16(x + i) * widen16(x + i);
     float scale = 1.0f / sqrtf(total16(sum) / n->width + (float)n->eps);
-    for (int64_t i = 0; i < n->width; i += 16) {
-        vec y = widen16(x + i) * scale * gain16(n, i);
-        word_vec w = (word_vec)y;
-        half_vec h = __builtin_convertvector((w + 0x7fff + ((w >> 16) & 1)) >> 16, half_vec);
-        memcpy(out + i, &h, 32);
-    }
+    for (int64_t i = 0; i < n->width; i += 16) narrow16(out + i, widen16(x + i) * scale * gain16(n, i));
 }
 
 int norm_rows(Norm *n) {

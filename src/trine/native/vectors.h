@@ -32,6 +32,11 @@ static inline bf16 to_bf16(float f) { /* to nearest, ties to even */
     memcpy(&w, &f, 4);
     return (bf16)((w + 0x7fff + ((w >> 16) & 1)) >> 16);
 }
+static inline void narrow16(bf16 *p, vec v) { /* as to_bf16 */
+    word_vec w = (word_vec)v;
+    half_vec h = __builtin_convertvector((w + 0x7fff + ((w >> 16) & 1)) >> 16, half_vec);
+    memcpy(p, &h, 32);
+}
 static inline float total16(vec v) {
     vec8 a[2];
     vec4 b[2];
