@@ -6,7 +6,6 @@ or alpha / sqrt(r) with `use_rslora` (Kalajdzievski 2023, arXiv:2312.03732). Onl
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from trine.errors import BadInput, nearest
 from trine.merge.dtypes import STORED
-from trine.weights.index import TensorInfo, read_header
+from trine.weights.index import TensorInfo, read_header, read_mapping
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _REFUSED = (
@@ -65,7 +64,7 @@ def open_adapter(folder: Path, tensors: dict[str, TensorInfo]) -> Adapter:
 
     Raises BadInput when it is not LoRA, uses a variant that is not supported (named), or does not fit the model.
     """
-    config = _config(folder / CONFIG)
+    config = read_mapping(folder / CONFIG, "an adapter's folder as peft saves it")
     _check_kind(folder / CONFIG, config)
     path = folder / WEIGHTS
     if not path.is_file():
@@ -82,18 +81,6 @@ def open_adapter(folder: Path, tensors: dict[str, TensorInfo]) -> Adapter:
         else:
             replaced[_target(path, plain, tensors)] = info
     return Adapter({name: _low_rank(path, name, one, config, tensors[name]) for name, one in added.items()}, replaced)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BadInput(f"{path}: missing; expected an adapter's folder as peft saves it") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise BadInput(f"{path}: not a mapping")
-    return found
 
 
 def _check_kind(path: Path, config: dict[str, Any]) -> None:

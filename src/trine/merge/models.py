@@ -5,7 +5,6 @@ Nothing is downloaded: a reference is a folder, or a repository that the Hub's c
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from trine.manifest import MANIFEST, read_manifest
 from trine.merge.adapter import LowRank, open_adapter
 from trine.merge.config import ModelPath, ModelReference
 from trine.weights.hub import model_folder
-from trine.weights.index import TensorInfo, read_index
+from trine.weights.index import TensorInfo, read_index, read_mapping
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,7 @@ class Model:
     def config(self) -> dict[str, Any]:
         """config.json, or an empty mapping where there is none."""
         path = self.folder / "config.json"
-        if not path.is_file():
-            return {}
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{path}: not JSON ({error})") from None
-        if not isinstance(found, dict):
-            raise BadInput(f"{path}: not a mapping")
-        return found
+        return read_mapping(path) if path.is_file() else {}
 
 
 def open_models(references: list[ModelReference]) -> dict[ModelReference, Model]:

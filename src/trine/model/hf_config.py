@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from trine.errors import BadInput
 from trine.model.config import ABLATIONS, ModelConfig
+from trine.weights.index import read_mapping
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -66,7 +67,7 @@ _FIXED: dict[str, Any] = {
 def read_config(folder: Path) -> ModelConfig:
     """The shape in `folder`/config.json. Raises BadInput for another architecture or an unsupported value."""
     path = folder / "config.json"
-    values = _read_json(path)
+    values = read_mapping(path)
     kind = values.get("model_type")
     if kind not in (AFMOE, ABLATED):
         raise BadInput(f"{path}: model_type is {kind!r}, expected '{AFMOE}'")
@@ -100,7 +101,7 @@ def _first(error: Exception) -> str:
 def architecture(folder: Path) -> str:
     """`model_type` of `folder`/config.json. Raises BadInput when it cannot be read or names none."""
     path = folder / "config.json"
-    kind = _read_json(path).get("model_type")
+    kind = read_mapping(path).get("model_type")
     if not isinstance(kind, str):
         raise BadInput(f"{path}: model_type is {kind!r}; expected the name of an architecture, such as 'afmoe'")
     return kind
@@ -108,7 +109,7 @@ def architecture(folder: Path) -> str:
 
 def stored_dtype(folder: Path) -> str:
     """`dtype` of config.json (`torch_dtype` in older ones); float32 when it is not given."""
-    values = _read_json(folder / "config.json")
+    values = read_mapping(folder / "config.json")
     return str(values.get("dtype") or values.get("torch_dtype") or "float32")
 
 
@@ -116,23 +117,9 @@ def end_tokens(folder: Path) -> set[int]:
     """Ids of tokens that end a text, of config.json and generation_config.json: none, one or a list of them."""
     found: set[int] = set()
     for name in ("config.json", "generation_config.json"):
-        ids = _read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
+        ids = read_mapping(folder / name).get("eos_token_id") if (folder / name).is_file() else None
         found |= {ids} if isinstance(ids, int) else set(ids or ())
     return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise BadInput(f"{path}: missing; expected a Hugging Face model folder") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise BadInput(f"{path}: holds no mapping of keys")
-    return values
 
 
 def write_config(config: ModelConfig, folder: Path, dtype: str, tokenizer: Path | None) -> None:
@@ -170,8 +157,8 @@ def _special_ids(tokenizer: Path | None) -> dict[str, int]:
     """bos_token_id and eos_token_id, as far as `tokenizer` names them."""
     if tokenizer is None or not (tokenizer / "tokenizer_config.json").is_file():
         return {}
-    named = _read_json(tokenizer / "tokenizer_config.json")
-    added = _read_json(tokenizer / "tokenizer.json").get("added_tokens", [])
+    named = read_mapping(tokenizer / "tokenizer_config.json")
+    added = read_mapping(tokenizer / "tokenizer.json").get("added_tokens", [])
     ids = {one["content"]: one["id"] for one in added}
     tokens = {key: token_text(named.get(f"{key}_token")) for key in ("bos", "eos")}
     return {f"{key}_token_id": ids[token] for key, token in tokens.items() if token in ids}

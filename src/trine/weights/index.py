@@ -64,6 +64,21 @@ def read_index(folder: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def read_mapping(path: Path, expected: str = "a Hugging Face model folder") -> dict[str, Any]:
+    """The mapping in a JSON file. Raises BadInput for a file that is missing (`expected`: where it is) or another."""
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: missing; expected {expected}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: holds no mapping of keys")
+    return values
+
+
 def _single(folder: Path) -> Path:
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; expected a model folder with config.json and {SINGLE}")
