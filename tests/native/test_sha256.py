@@ -51,8 +51,28 @@ def test_digests_are_those_of_hashlib(
     assert found == {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def test_it_stops_and_says_nothing_of_files_it_did_not_finish(tmp_path: Path) -> None:
+def test_it_stops_and_says_nothing_of_files_it_did_not_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sha256, "_PIECES", 1)
+    (tmp_path / "long").write_bytes(bytes(5 * _PIECE))
     found: dict[Path, str] = {}
     answers = iter([False, True, True, True])
-    hash_files(iter(files(tmp_path)[-2:]), found.__setitem__, lambda: next(answers))
+    hash_files(iter([tmp_path / "long"]), found.__setitem__, lambda: next(answers))
     assert not found
+
+
+def test_a_file_that_is_cut_while_it_is_read_has_the_digest_of_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sha256, "_PIECES", 2)
+    path, data = tmp_path / "cut", np.random.default_rng(1).bytes(9 * _PIECE)
+    path.write_bytes(data)
+    found: dict[Path, str] = {}
+    looks = iter(range(100))
+
+    def stopped() -> bool:
+        if next(looks) == 1:
+            path.write_bytes(data[: 4 * _PIECE + 7])
+        return False
+
+    hash_files(iter([path]), found.__setitem__, stopped)
+    assert found == {path: hashlib.sha256(data[: 4 * _PIECE + 7]).hexdigest()}

@@ -26,10 +26,11 @@ def _kernels() -> ctypes.CDLL | None:
         found.widen_bf16.argtypes = [pointer, pointer, long]
         found.narrow_bf16.argtypes = [pointer, pointer, long]
         found.weighted_sum.argtypes = [pointer, pointer, long, long]
-        found.scan.argtypes = [pointer, long, single, single, pointer, pointer]
-        found.scan.restype = long
+        found.scan_block.argtypes = [pointer, long, single, single, pointer, pointer]
+        found.scan_block.restype = long
         found.agree.argtypes = [pointer, pointer, long, pointer, pointer, long]
-        found.crc32_folded.argtypes = [ctypes.c_uint32, pointer, long, pointer]
+        found.crc32.argtypes = [ctypes.c_uint32, pointer, long]
+        found.crc32.restype = ctypes.c_uint32
         found.draw.argtypes = [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, pointer, long]
     return found
 
@@ -101,27 +102,23 @@ def agree(weights: Sequence[float], deltas: Sequence[Array]) -> tuple[Array, Arr
 
 
 class Seen(NamedTuple):
-    """What `scan` finds in a block of scores."""
+    """What a bracket finds in scores that come block by block."""
 
-    above: int
-    """How many lie above the bracket."""
-    at_high: int
-    at_low: int
-    not_zero: int
-    inside: Array
-    """Those strictly inside, in order."""
+    counts: Array
+    """[blocks, 5]: how many lie above it, at its upper and at its lower end, are not 0, lie strictly inside."""
+    inside: Array | None
+    """Those strictly inside, in order; None where they are too many."""
 
 
 def scan(scores: Array, low: float, high: float) -> Seen:
     """How a block of scores lies about the bracket from `low` to `high`."""
     if (c := _kernels()) and _single(scores):
         counts, values = np.empty(4, np.int64), np.empty(scores.size + 16, np.float32)
-        kept = c.scan(scores.ctypes.data, scores.size, low, high, counts.ctypes.data, values.ctypes.data)
-        above, at_high, at_low, not_zero = map(int, counts)
-        return Seen(above, at_high, at_low, not_zero, values[:kept].copy())
-    counted = (int(np.count_nonzero(one)) for one in (scores > high, scores == high, scores == low, scores))
-    above, at_high, at_low, not_zero = counted
-    return Seen(above, at_high, at_low, not_zero, scores[(scores > low) & (scores < high)])
+        kept = c.scan_block(scores.ctypes.data, scores.size, low, high, counts.ctypes.data, values.ctypes.data)
+        return Seen(np.append(counts, kept)[None], values[:kept].copy())
+    inside = (scores > low) & (scores < high)
+    counted = (scores > high, scores == high, scores == low, scores, inside)
+    return Seen(np.array([[np.count_nonzero(one) for one in counted]]), scores[inside])
 
 
 def draw(place: int, first: int, second: int, count: int) -> Array | None:
@@ -136,14 +133,9 @@ def draw(place: int, first: int, second: int, count: int) -> Array | None:
 def crc32(data: Array, before: int = 0) -> int:
     """CRC-32 of an array's bytes after bytes whose CRC-32 is `before`; equals `zlib.crc32`."""
     c = _kernels()
-    if c is None or not c.has_crc32() or data.nbytes < 64:
+    if c is None or not c.has_crc32():
         return zlib.crc32(data.data, before)
-    bulk = data.nbytes // 16 * 16
-    folded = (ctypes.c_uint8 * 16)()
-    c.crc32_folded(before ^ 0xFFFFFFFF, data.ctypes.data, bulk, folded)
-    # zlib begins from an inverted state: 16 bytes from state 0 are what the kernel left
-    crc = zlib.crc32(bytes(folded), 0xFFFFFFFF)
-    return crc if bulk == data.nbytes else zlib.crc32(data.data.cast("B")[bulk:], crc)
+    return c.crc32(before, data.ctypes.data, data.nbytes)
 
 
 def gram(blocks: Iterable[Sequence[Array]], count: int) -> Array:

@@ -14,7 +14,7 @@ from trine.merge import dtypes
 from trine.merge.arithmetic import widen
 from trine.merge.dtypes import STORED, Array, rounded
 from trine.merge.fused import finite_bf16
-from trine.merge.methods.inputs import Readable
+from trine.merge.methods.inputs import Feed, Readable
 from trine.merge.plan import Tensor
 
 
@@ -92,6 +92,14 @@ class Stored:
         if self.finite and not finite_bf16(raw):
             raise NotFinite(self.tensor)
         return raw
+
+    def feed(self, count: int) -> Feed | None:
+        """See Fed."""
+        info = self.tensor.info
+        if self.cast is not None or info.dtype not in ("BF16", "F32"):
+            return None
+        raw = self.buffers.get((self.slot, "raw"), count, STORED[info.dtype])
+        return Feed(self.handle, info.offset, info.dtype == "BF16", self.finite, raw)
 
 
 class Adapted:

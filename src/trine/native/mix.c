@@ -1,295 +1,122 @@
-/* Whole merge methods on a block, from the stored numbers to the merged ones, a tile in the first-level cache at a time.
-   Each function has a twin in numpy in trine/merge/methods, to the same bits (inner products: to rounding).
-   Compiled without contraction, so that a product is rounded before it is added unless fmaf says otherwise.
+/* Merge methods over tensors in files: blocks read, merged by mix.h, rounded, checked and written, without Python. */
+#include "mix.h"
 
-   `sources`: `count` addresses of the models' numbers, and of the base's at the end where there is one; `kinds`: 0 fp32,
-   1 bf16. */
-#include "keyed.h"
+#include "blocks.h"
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+enum { COMBINE, PRODUCTS, MIX, SCE };
 
-#define TILE 1024
-#define MODELS 16
-
-typedef float tile[TILE] __attribute__((aligned(64)));
-
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static void load(const void *source, int32_t kind, int64_t at, int64_t n, float *restrict out) {
-    if (kind == 0) {
-        memcpy(out, (const float *)source + at, n * sizeof(float));
-        return;
-    }
-    const uint16_t *restrict raw = (const uint16_t *)source + at;
-    uint32_t *restrict bits = (uint32_t *)out;
-    for (int64_t i = 0; i < n; i++) bits[i] = (uint32_t)raw[i] << 16;
-}
-
-/* The models' numbers, less the base's where there is one, which is left in `base`. */
-static void load_all(const void *const *sources, const int32_t *kinds, int64_t count, int based, int64_t at, int64_t n,
-                     tile *out, float *restrict base) {
-    if (based) load(sources[count], kinds[count], at, n, base);
-    for (int64_t k = 0; k < count; k++) {
-        float *restrict values = out[k];
-        load(sources[k], kinds[k], at, n, values);
-        if (based)
-            for (int64_t i = 0; i < n; i++) values[i] -= base[i];
-    }
-}
-
-/* Whether any of n bf16 numbers is NaN or infinite. */
-int not_finite_bf16(const uint16_t *raw, int64_t n) {
-    uint16_t bad = 0;
-    for (int64_t i = 0; i < n; i++) bad |= (uint16_t)-((raw[i] & 0x7F80u) == 0x7F80u);
-    return bad != 0;
-}
-
-/* out = ((sum_k w_k v_k) / divisor) scale + base: v the models, or with a base the differences from it. A step of the sum
-   is a fused multiply-add. A divisor or a scale of 1 changes nothing. */
-void combine(const void *const *sources, const int32_t *kinds, int64_t count, int based, const float *weights,
-             float divisor, float scale, float *restrict out, int64_t n) {
-    tile v[MODELS], base;
-    for (int64_t at = 0; at < n; at += TILE) {
-        int64_t m = least(TILE, n - at);
-        load_all(sources, kinds, count, based, at, m, v, base);
-        float *restrict total = out + at;
-        for (int64_t i = 0; i < m; i++) total[i] = v[0][i] * weights[0];
-        for (int64_t k = 1; k < count; k++) {
-            const float *restrict values = v[k], weight = weights[k];
-            for (int64_t i = 0; i < m; i++) total[i] = fmaf(weight, values[i], total[i]);
-        }
-        if (divisor != 1)
-            for (int64_t i = 0; i < m; i++) total[i] /= divisor;
-        if (scale != 1)
-            for (int64_t i = 0; i < m; i++) total[i] *= scale;
-        if (based)
-            for (int64_t i = 0; i < m; i++) total[i] += base[i];
-    }
-}
-
-static double dot(const float *restrict a, const float *restrict b) {
-    float sums[64] = {0};
-    for (int t = 0; t < TILE; t += 64)
-        for (int l = 0; l < 64; l++) sums[l] = fmaf(a[t + l], b[t + l], sums[l]);
-    double total = 0;
-    for (int l = 0; l < 64; l++) total += sums[l];
-    return total;
-}
-
-/* total[i][j] += <v_i, v_j> for j <= i. */
-void products(const void *const *sources, const int32_t *kinds, int64_t count, int based, double *total, int64_t n) {
-    tile v[MODELS], base;
-    for (int64_t at = 0; at < n; at += TILE) {
-        int64_t m = least(TILE, n - at);
-        load_all(sources, kinds, count, based, at, m, v, base);
-        for (int64_t k = 0; m < TILE && k < count; k++) memset(v[k] + m, 0, (TILE - m) * sizeof(float));
-        for (int64_t i = 0; i < count; i++)
-            for (int64_t j = 0; j <= i; j++) total[i * count + j] += dot(v[i], v[j]);
-    }
-}
-
-/* out[k] = |x_k - b|, n each. */
-void magnitudes(const void *const *sources, const int32_t *kinds, int64_t count, float *out, int64_t n) {
-    tile v[MODELS], base;
-    for (int64_t at = 0; at < n; at += TILE) {
-        int64_t m = least(TILE, n - at);
-        load_all(sources, kinds, count, 1, at, m, v, base);
-        for (int64_t k = 0; k < count; k++) {
-            float *restrict to = out + k * n + at;
-            for (int64_t i = 0; i < m; i++) to[i] = fabsf(v[k][i]);
-        }
-    }
-}
-
-static void add_up(tile *d, int64_t count, int64_t m, float *restrict total) {
-    memcpy(total, d[0], m * sizeof(float));
-    for (int64_t k = 1; k < count; k++)
-        for (int64_t i = 0; i < m; i++) total[i] += d[k][i];
-}
-
-static void variances(tile *v, int64_t count, int64_t m, float *restrict out) {
-    tile mean;
-    add_up(v, count, m, mean);
-    for (int64_t i = 0; i < m; i++) mean[i] /= (float)count;
-    for (int64_t i = 0; i < m; i++) out[i] = 0;
-    for (int64_t k = 0; k < count; k++)
-        for (int64_t i = 0; i < m; i++) {
-            float away = v[k][i] - mean[i];
-            out[i] += away * away;
-        }
-    for (int64_t i = 0; i < m; i++) out[i] /= (float)count;
-}
-
-/* The variance over the models. */
-void variance(const void *const *sources, const int32_t *kinds, int64_t count, float *out, int64_t n) {
-    tile v[MODELS], base;
-    for (int64_t at = 0; at < n; at += TILE) {
-        int64_t m = least(TILE, n - at);
-        load_all(sources, kinds, count, 1, at, m, v, base);
-        variances(v, count, m, out + at);
-    }
-}
-
-/* keep[i] = 1 where a score lies above `value`, or equals it at a place up to `last`; else 0. */
-static void cut(const float *restrict scores, float value, int64_t last, int64_t place, int64_t m,
-                float *restrict keep) {
-    int64_t equal = last < place ? 0 : least(m, last - place + 1);
-    for (int64_t i = 0; i < equal; i++) keep[i] = scores[i] >= value;
-    for (int64_t i = equal; i < m; i++) keep[i] = scores[i] > value;
-}
-
-/* 32 random bits for each element. */
-static void random_bits(uint64_t key, uint64_t place, int64_t m, uint32_t *restrict out) {
-    key += (place >> 32) * 0x9E3779B97F4A7C15u;
-    uint32_t first = (uint32_t)key, second = (uint32_t)(key >> 32), from = (uint32_t)place;
-    for (int64_t i = 0; i < m; i++) out[i] = keyed_bits(from + (uint32_t)i, first, second);
-}
-
-/* What stays of a model's differences. */
+/* A range of scores and what is found of them; see trine/merge/methods/select.py. */
 typedef struct {
-    int64_t kind; /* 0 all, 1 above a cut, 2 above `low` but not above `high`, 3 at random, 4 at random by `chances` */
+    int64_t stream;
     double low, high;
-    int64_t low_last, high_last;
-    uint64_t key, below; /* random: kept where the bits lie below */
-    double factor;       /* random: of what is kept */
-    const float *chances;
-    int64_t scaled; /* chances: divide what is kept by its chance */
-} pruning;
+    int64_t *counts;  /* [blocks][5]: above high, at high, at low, not 0, strictly inside */
+    float *values;    /* those inside, in order, as many as fit */
+    int64_t capacity; /* 16 + TILE more than fit */
+    int64_t kept;     /* how many were inside */
+} bracket;
 
-static void prune(const pruning *how, float *restrict d, int64_t at, uint64_t place, int64_t m) {
-    tile sizes, keep, above;
-    uint32_t bits[TILE] __attribute__((aligned(64)));
-    if (how->kind == 1 || how->kind == 2) {
-        for (int64_t i = 0; i < m; i++) sizes[i] = fabsf(d[i]);
-        cut(sizes, (float)how->low, how->low_last, place, m, keep);
-        if (how->kind == 2) {
-            cut(sizes, (float)how->high, how->high_last, place, m, above);
-            for (int64_t i = 0; i < m; i++) keep[i] *= 1 - above[i];
-        }
-        for (int64_t i = 0; i < m; i++) d[i] *= keep[i];
-    } else if (how->kind == 3) {
-        float factor = (float)how->factor;
-        uint32_t last = (uint32_t)(how->below - 1);
-        random_bits(how->key, place, m, bits);
-        if (how->below == 0) factor = 0;
-        for (int64_t i = 0; i < m; i++) d[i] *= bits[i] <= last ? factor : 0.0f;
-    } else if (how->kind == 4) {
-        const float *restrict chances = how->chances + at;
-        random_bits(how->key, place, m, bits);
-        for (int64_t i = 0; i < m; i++) {
-            float kept = how->scaled ? d[i] / chances[i] : d[i];
-            d[i] = (float)bits[i] * 0x1p-32f < chances[i] ? kept : 0.0f;
-        }
+/* Where merged numbers go. */
+typedef struct {
+    int64_t file, offset, kind; /* as in feed */
+    int64_t crc;                /* of the bytes written so far */
+    int64_t failed;             /* errno */
+    void *buffer;               /* for a block, where kind is 1 */
+} sink;
+
+int not_finite_bf16(const uint16_t *raw, int64_t n) { return not_finite16(raw, n); }
+
+int has_crc32(void) { return HAS_CRC32; }
+
+/* One block, which begins at element `start` of the tensor: merged into `out`, or added to `sums`. */
+void apply(const task *t, const void *const *sources, const int32_t *kinds, float *out, int64_t start, int64_t n) {
+    switch (t->kind) {
+    case COMBINE: combine(t, sources, kinds, out, n); break;
+    case PRODUCTS: products(t, sources, kinds, n); break;
+    case MIX: mix(t, sources, kinds, out, start, n); break;
+    case SCE: sce(t, sources, kinds, out, start, n); break;
     }
 }
 
-/* Of weighted differences d: sums of those, and of their weights, that have the sign `elected` (+ where it is 0). */
-static void agree(tile *d, const float *weights, int64_t count, const float *restrict elected, int64_t m,
-                  float *restrict above, float *restrict below) {
-    for (int64_t i = 0; i < m; i++) above[i] = below[i] = 0;
-    for (int64_t k = 0; k < count; k++) {
-        const float *restrict one = d[k], weight = weights[k];
-        for (int64_t i = 0; i < m; i++) {
-            int up = elected[i] >= 0, same = (up & (one[i] > 0)) | (!up & (one[i] < 0));
-            above[i] += same ? one[i] : 0.0f;
-            below[i] += same ? weight : 0.0f;
-        }
-    }
+/* Scores of n elements, model after model. */
+void score(const task *t, const void *const *sources, const int32_t *kinds, float *out, int64_t n) {
+    for (int64_t at = 0; at < n; at += TILE) scores(t, sources, kinds, at, least(TILE, n - at), out + at, n);
 }
 
-/* b + scale sum(w d s) / divisor: d pruned; with `consensus` s whether w d has the sign of the sum of all, and the
-   divisor is sum(w s) (1 where that is 0) when it is given as 0. `start`: place of the first element in the tensor. */
-void mix(const void *const *sources, const int32_t *kinds, int64_t count, const float *weights, const pruning *how,
-         int consensus, float divisor, float scale, float *restrict out, int64_t start, int64_t n) {
-    tile d[MODELS], base, above, below, elected;
-    for (int64_t at = 0, m; at < n; at += m) {
-        uint64_t place = (uint64_t)(start + at);
-        m = least(least(TILE, n - at), (int64_t)(((place >> 32) + 1) << 32) - (int64_t)place);
-        load_all(sources, kinds, count, 1, at, m, d, base);
-        for (int64_t k = 0; k < count; k++) {
-            float *restrict one = d[k], weight = weights[k];
-            prune(how + k, one, at, place, m);
-            for (int64_t i = 0; i < m; i++) one[i] *= weight;
-        }
-        add_up(d, count, m, elected);
-        float *restrict total = elected;
-        if (consensus) {
-            agree(d, weights, count, elected, m, above, below);
-            total = above;
-            for (int64_t i = 0; i < m; i++) below[i] = below[i] == 0 ? 1 : below[i];
-            if (divisor == 0)
-                for (int64_t i = 0; i < m; i++) total[i] /= below[i];
-        }
-        if (divisor != 0 && divisor != 1)
-            for (int64_t i = 0; i < m; i++) total[i] /= divisor;
-        if (scale != 1)
-            for (int64_t i = 0; i < m; i++) total[i] *= scale;
-        for (int64_t i = 0; i < m; i++) out[at + i] = total[i] + base[i];
-    }
+static int fetch_all(const task *t, const feed *feeds, int64_t start, int64_t n) {
+    for (int64_t k = 0; k < t->count + t->based; k++)
+        if (!fetch(feeds + k, start, n)) return 0;
+    return 1;
 }
 
-/* SCE after its cut by variance: with `squares`, adds up each model's squared differences that stay; else merges. */
-void sce(const void *const *sources, const int32_t *kinds, int64_t count, double value, int64_t last,
-         const float *weights, float smallest, double *squares, float *restrict out, int64_t start, int64_t n) {
-    tile d[MODELS], base, scores, keep, above, below, elected;
-    for (int64_t at = 0; at < n; at += TILE) {
-        int64_t m = least(TILE, n - at);
-        load_all(sources, kinds, count, 1, at, m, d, base);
-        if (value >= 0) {
-            variances(d, count, m, scores);
-            cut(scores, (float)value, last, start + at, m, keep);
-            for (int64_t k = 0; k < count; k++)
-                for (int64_t i = 0; i < m; i++) d[k][i] *= keep[i];
-        }
-        if (squares) {
-            for (int64_t k = 0; k < count; k++) {
-                memset(d[k] + m, 0, (TILE - m) * sizeof(float));
-                squares[k] += dot(d[k], d[k]);
-            }
-            continue;
-        }
-        add_up(d, count, m, elected);
-        for (int64_t i = 0; i < m; i++) above[i] = below[i] = 0;
-        for (int64_t k = 0; k < count; k++)
-            for (int64_t i = 0; i < m; i++) {
-                float same = elected[i] >= 0 ? d[k][i] > 0 : d[k][i] < 0;
-                above[i] += d[k][i] * weights[k] * same;
-                below[i] += weights[k] * same;
-            }
-        for (int64_t i = 0; i < m; i++) {
-            float divisor = below[i] > smallest ? below[i] : smallest;
-            out[at + i] = base[i] + above[i] / divisor;
-        }
-    }
+static void point(const task *t, const feed *feeds, const void **sources, int32_t *kinds) {
+    for (int64_t k = 0; k < t->count + t->based; k++) sources[k] = feeds[k].buffer, kinds[k] = (int32_t)feeds[k].kind;
 }
 
-/* The chance of each element to stay: rank in its row by size (equal ones in order), times `step`, plus `low`. A radix
-   sort on the bits, whose order is that of numbers that are not negative, each with its place in the row beside it;
-   `work`: 2 times `columns`. */
-void chances(const float *sizes, int64_t rows, int64_t columns, float low, float step, uint64_t *work, float *out) {
-    for (int64_t r = 0; r < rows; r++, sizes += columns, out += columns) {
-        uint32_t counts[3][2048] = {{0}};
-        uint64_t *items = work, *sorted = work + columns;
-        for (int64_t i = 0; i < columns; i++) {
-            uint32_t key;
-            memcpy(&key, sizes + i, 4);
-            items[i] = (uint64_t)key << 32 | (uint64_t)i;
-            counts[0][key & 2047]++, counts[1][key >> 11 & 2047]++, counts[2][key >> 22]++;
-        }
-        for (int digit = 0; digit < 3; digit++) {
-            uint32_t *count = counts[digit], before = 0;
-            int shift = 32 + 11 * digit;
-            if (count[items[0] >> shift & 2047] == columns) continue;
-            for (int b = 0; b < 2048; b++) {
-                uint32_t own = count[b];
-                count[b] = before, before += own;
-            }
-            for (int64_t i = 0; i < columns; i++) sorted[count[items[i] >> shift & 2047]++] = items[i];
-            uint64_t *swap = items;
-            items = sorted, sorted = swap;
-        }
-        for (int64_t i = 0; i < columns; i++) out[(uint32_t)items[i]] = (float)i * step + low;
+static int put(sink *to, const float *values, int64_t start, int64_t n) {
+    int64_t width = to->kind ? 2 : 4, left = n * width, at = to->offset + start * width;
+    const char *from = (const char *)values;
+    if (to->kind) narrow((const uint32_t *)values, to->buffer, n), from = to->buffer;
+    to->crc = crc32_after((uint32_t)to->crc, (const uint8_t *)from, left);
+    while (left) {
+        ssize_t done = pwrite((int)to->file, from, (size_t)left, at);
+        if (done < 0 && errno == EINTR) continue;
+        if (done < 0) return to->failed = errno, 0;
+        from += done, at += done, left -= done;
     }
+    return 1;
+}
+
+/* `apply` to elements [start, stop), `block` at a time, and the merged ones into `to` where there is one. Returns -1, or the
+   first element of the block that could not be read, whose numbers are not finite, or that could not be written. */
+int64_t stream(const task *t, const feed *feeds, float *out, int64_t start, int64_t stop, int64_t block, sink *to) {
+    const void *sources[MODELS + 1];
+    int32_t kinds[MODELS + 1];
+    point(t, feeds, sources, kinds);
+    for (int64_t at = start, n; at < stop; at += n) {
+        n = least(block, stop - at);
+        if (!fetch_all(t, feeds, at, n)) return at;
+        apply(t, sources, kinds, out, at, n);
+        if (to && !put(to, out, at, n)) return at;
+    }
+    return -1;
+}
+
+static void see(bracket *b, const float *found, int64_t m, int64_t *counts) {
+    float spare[TILE + 16];
+    int64_t seen[4], fits = b->kept + TILE + 16 <= b->capacity;
+    int64_t inside = scan(found, m, (float)b->low, (float)b->high, seen, fits ? b->values + b->kept : spare);
+    for (int i = 0; i < 4; i++) counts[i] += seen[i];
+    counts[4] += inside, b->kept += inside;
+}
+
+/* What brackets see in the scores of a tensor of `size` elements. Returns as `stream`. */
+int64_t survey(const task *t, const feed *feeds, int64_t size, int64_t block, bracket *brackets, int64_t count) {
+    const void *sources[MODELS + 1];
+    int32_t kinds[MODELS + 1];
+    tile found[MODELS];
+    point(t, feeds, sources, kinds);
+    for (int64_t start = 0, n, i = 0; start < size; start += n, i++) {
+        n = least(block, size - start);
+        if (!fetch_all(t, feeds, start, n)) return start;
+        for (int64_t b = 0; b < count; b++) memset(brackets[b].counts + 5 * i, 0, 5 * sizeof(int64_t));
+        for (int64_t at = 0; at < n; at += TILE) {
+            int64_t m = least(TILE, n - at);
+            scores(t, sources, kinds, at, m, found[0], TILE);
+            for (int64_t b = 0; b < count; b++)
+                see(brackets + b, found[brackets[b].stream], m, brackets[b].counts + 5 * i);
+        }
+    }
+    return -1;
+}
+
+/* The scores of `pieces` pieces of n elements that begin at `starts`: out[piece][stream][n]. Returns as `stream`. */
+int64_t sample(const task *t, const feed *feeds, const int64_t *starts, int64_t pieces, int64_t n, float *out) {
+    const void *sources[MODELS + 1];
+    int32_t kinds[MODELS + 1];
+    point(t, feeds, sources, kinds);
+    for (int64_t i = 0; i < pieces; i++, out += n * (t->variance ? 1 : t->count)) {
+        if (!fetch_all(t, feeds, starts[i], n)) return starts[i];
+        score(t, sources, kinds, out, n);
+    }
+    return -1;
 }

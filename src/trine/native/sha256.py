@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import struct
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -15,6 +16,8 @@ from trine.native.build import library
 
 STREAMS = 4
 _PIECE = 1 << 17
+_PIECES = 128
+"""A kernel that reads by itself looks up after so many."""
 _BEGIN = (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
 
 Found = Callable[[Path, str], None]
@@ -37,8 +40,12 @@ def hash_files(paths: Iterator[Path], found: Found, stopped: Stopped) -> None:
             streams += [_Stream(path) for _, path in zip(range(STREAMS - len(streams)), paths, strict=False)]
             if not streams:
                 return
+            _read_and_advance(kernel, streams)
+            for one in streams:
+                one.fill()
             _advance(kernel, streams)
-            for one in [one for one in streams if one.done()]:
+            for one in [one for one in streams if one.ended and one.begin == one.end]:
+                one.file.close()
                 streams.remove(one)
                 found(one.path, one.hexdigest())
     finally:
@@ -51,7 +58,10 @@ def _kernel() -> ctypes.CDLL | None:
     found = library("sha256")
     if found is None or not found.available():
         return None
-    found.sha256.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    at, long = ctypes.c_void_p, ctypes.c_int64
+    found.sha256.argtypes = [ctypes.c_int, at, at, long]
+    found.sha256_files.argtypes = [ctypes.c_int, at, at, at, at, long, long]
+    found.sha256_files.restype = long
     return found
 
 
@@ -62,6 +72,21 @@ def _hash_plainly(path: Path, found: Found, stopped: Stopped) -> None:
             digest.update(piece)
     if not stopped():
         found(path, digest.hexdigest())
+
+
+def _read_and_advance(kernel: ctypes.CDLL, streams: list[_Stream]) -> None:
+    """As many whole pieces as every stream still has in its file."""
+    pieces = min(min((one.size - one.hashed) // _PIECE for one in streams), _PIECES)
+    if pieces <= 0 or any(one.ended for one in streams):
+        return
+    files = np.array([one.file.fileno() for one in streams], np.int64)
+    offsets = np.array([one.hashed for one in streams], np.int64)
+    buffers = np.array([one.buffer.ctypes.data for one in streams], np.uint64)
+    states = np.array([one.state.ctypes.data for one in streams], np.uint64)
+    where = (files.ctypes.data, offsets.ctypes.data, buffers.ctypes.data, states.ctypes.data)
+    kernel.sha256_files(len(streams), *where, _PIECE, pieces)
+    for one, offset in zip(streams, offsets.tolist(), strict=True):
+        one.go_on_at(offset)
 
 
 def _advance(kernel: ctypes.CDLL, streams: list[_Stream]) -> None:
@@ -79,19 +104,26 @@ class _Stream:
 
     def __init__(self, path: Path) -> None:
         self.path, self.file = path, path.open("rb", buffering=0)
+        self.size = os.fstat(self.file.fileno()).st_size
         self.state = np.array(_BEGIN, np.uint32)
         self.buffer = np.empty(_PIECE + 128, np.uint8)
         self.bytes = self.begin = self.end = 0
         self.ended = False
-        self.done()
 
-    def done(self) -> bool:
-        """Whether all of it is hashed; reads the next piece when this one is used up."""
-        if self.begin < self.end:
-            return False
-        if self.ended:
-            self.file.close()
-            return True
+    @property
+    def hashed(self) -> int:
+        """Bytes that are in the state."""
+        return self.bytes - (self.end - self.begin)
+
+    def go_on_at(self, offset: int) -> None:
+        """The state holds the bytes before `offset`; drop what was read."""
+        self.bytes, self.begin, self.end = offset, 0, 0
+        self.file.seek(offset)
+
+    def fill(self) -> None:
+        """Read the next piece when this one is used up."""
+        if self.begin < self.end or self.ended:
+            return
         self.begin = self.end = 0
         while self.end < _PIECE and (count := self.file.readinto(self.buffer.data[self.end : _PIECE])):
             self.end += count
@@ -101,7 +133,6 @@ class _Stream:
             padding = b"\x80" + bytes((55 - self.bytes) % 64) + struct.pack(">Q", 8 * self.bytes)
             self.buffer[self.end : self.end + len(padding)] = np.frombuffer(padding, np.uint8)
             self.end += len(padding)
-        return False
 
     def hexdigest(self) -> str:
         """The digest of all that was read."""

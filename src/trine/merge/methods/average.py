@@ -20,6 +20,8 @@ def linear(inputs: Inputs) -> Kernel:
 def passthrough(inputs: Inputs) -> Kernel:
     """The one input, plus normal `noise` of that standard deviation and times `scale` where there are any."""
     scale, noise = inputs.each[0].get("scale"), inputs.each[0].get("noise")
+    if not noise and not inputs.mergekit:
+        return combination(inputs, [1.0 if scale is None else scale], "models")
     key = key_of(inputs.seed, inputs.name, inputs.labels[0]) if noise else 0
 
     def kernel(block: Block) -> Array:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from trine.merge.dtypes import Array, rounded
 
-BLOCK_ELEMENTS = 1 << 17
-"""Four bf16 arrays of this length and the merged one in fp32 fit in a 2 MiB L2 cache."""
+BLOCK_ELEMENTS = 1 << 16
+"""Four bf16 arrays of this length and the merged one in fp32 leave half of a 2 MiB L2 cache to others."""
 
 
 class Readable(Protocol):
@@ -33,6 +33,41 @@ class Held(Protocol):
     def held(self, start: int, stop: int) -> Array:
         """Elements [start, stop): bf16 as its bits (uint16), anything else as `read` gives it."""
         ...
+
+
+class Feed(NamedTuple):
+    """A tensor in a file, whose numbers kernels read themselves."""
+
+    handle: int
+    place: int
+    """Of element 0, in bytes."""
+    bf16: bool
+    """Else fp32."""
+    finite: bool
+    """Whether NaN and infinity are refused."""
+    buffer: Array
+    """Memory for a block."""
+
+
+@runtime_checkable
+class Fed(Protocol):
+    """A tensor that may be a feed."""
+
+    def feed(self, count: int) -> Feed | None:
+        """The feed for blocks of up to `count` elements; None where numbers must be changed on reading."""
+        ...
+
+
+@dataclass
+class Target:
+    """Where an output tensor goes."""
+
+    handle: int
+    place: int
+    """Of element 0, in bytes."""
+    stored: str
+    crc: int = 0
+    """CRC-32 of the bytes written so far."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +90,8 @@ class Direct:
 
     run: Callable[[int, int], Array]
     """The merged elements [start, stop); they live until the next call."""
+    pour: Callable[[int, int, Target], None] | None = None
+    """Write the merged elements [start, stop) to a target of bf16 or fp32."""
 
 
 Kernel = Callable[[Block], Array] | Direct
@@ -119,12 +156,17 @@ class Inputs:
         for start, stop in self.spans():
             yield self.block(start, stop)
 
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """Bounds of the blocks: whole rows, or pieces where a row is longer than a block and need not be whole."""
+    @property
+    def step(self) -> int:
+        """Elements of a block: of whole rows, unless a row is longer than a block and need not be whole."""
         columns = max(1, self.columns)
-        step = BLOCK_ELEMENTS
         if columns <= BLOCK_ELEMENTS or self.by_row:
-            step = max(1, BLOCK_ELEMENTS // columns) * columns
+            return max(1, BLOCK_ELEMENTS // columns) * columns
+        return BLOCK_ELEMENTS
+
+    def spans(self, blocks: int = 1) -> Iterator[tuple[int, int]]:
+        """Bounds of the blocks, or of runs of so many `blocks`."""
+        step = self.step * blocks
         yield from ((start, min(start + step, self.size)) for start in range(0, self.size, step))
 
     def deltas(self, block: Block) -> list[Array]:

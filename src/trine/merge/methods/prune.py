@@ -1,13 +1,13 @@
 """Which elements of a difference stay: the largest, all but outliers and crumbs, or a random choice.
 
-Each function looks at the inputs and gives a rule per model, which `pruned` carries out, as native/mix.c does: the
+Each function looks at the inputs and gives a rule per model, which `pruned` carries out, as native/mix.h does: the
 dropped elements 0 and, with `rescale`, the others larger. Random choices scale by 1 / probability, as their papers do;
 all else, and everything with mergekit's numerics, scales so that the sum of magnitudes over the tensor is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from trine.merge.dtypes import Array
 from trine.merge.fused import PRUNING, fused
 from trine.merge.methods.inputs import Inputs
 from trine.merge.methods.keyed import key_of, random_bits, threshold
-from trine.merge.methods.select import ALL, Cut, Rank, largest
+from trine.merge.methods.select import ALL, Cut, Rank, Scores, largest
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _chances(inputs: Inputs, rule: Rule, delta: Array) -> Array:
 
 
 def records(rules: Rules) -> Array:
-    """The rules as mix.c reads them; None of them has a factor."""
+    """The rules as mix.h reads them; None of them has a factor."""
     kinds = ("all", "above", "between", "random", "ranked")
     found = np.zeros(len(rules), PRUNING)
     for record, rule in zip(found, rules, strict=True):
@@ -155,10 +155,10 @@ def _cuts(inputs: Inputs, ranks: Sequence[Sequence[Rank]]) -> list[list[Cut]]:
     return largest(_sizes(inputs), list(inputs.spans()), ranks)
 
 
-def _sizes(inputs: Inputs) -> Callable[[int, int], list[Array]]:
+def _sizes(inputs: Inputs) -> Scores:
     """|difference| of each model in elements [start, stop)."""
     if kernels := fused(inputs, inputs.models, inputs.base):
-        return kernels.magnitudes
+        return kernels.scores(variance=False)
     return lambda start, stop: [np.abs(one, out=one) for one in inputs.deltas(inputs.block(start, stop))]
 
 

@@ -63,11 +63,10 @@ def _variance(inputs: Inputs, deltas: list[Array]) -> Array:
 def _cut(inputs: Inputs) -> Cut:
     kernels = fused(inputs, inputs.models, inputs.base)
 
-    def scores(start: int, stop: int) -> list[Array]:
-        if kernels:
-            return [kernels.variance(start, stop)]
+    def variances(start: int, stop: int) -> list[Array]:
         return [_variance(inputs, inputs.deltas(inputs.block(start, stop)))]
 
+    scores = kernels.scores(variance=True) if kernels else variances
     return largest(scores, list(inputs.spans()), [[float(inputs.shared["select_topk"])]])[0][0]
 
 

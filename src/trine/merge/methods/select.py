@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,11 +20,32 @@ from trine.merge.dtypes import Array
 Spans = Sequence[tuple[int, int]]
 Scores = Callable[[int, int], Sequence[Array]]
 """Scores of elements [start, stop), an array per stream."""
+
+
+@runtime_checkable
+class Surveyor(Protocol):
+    """Scores that are searched where they are computed."""
+
+    def __call__(self, start: int, stop: int) -> Sequence[Array]:
+        """As Scores."""
+        ...
+
+    def sample(self, starts: Sequence[int], count: int) -> Array:
+        """[streams, pieces, count]: scores of `count` elements from each of `starts` on."""
+        ...
+
+    def survey(self, brackets: Sequence[tuple[int, float, float]], most: int) -> list[Seen]:
+        """What each (stream, low, high) finds in one pass over all spans; up to `most` inside are kept."""
+        ...
+
+
 Rank = int | float
 """How many are selected; a float is a share of the scores that are not 0."""
 _PIECE = 1024
 _COLLECT = 1 << 18
 """A tensor with no more elements than this is collected whole."""
+_MOST = 1 << 24
+"""No more are collected of any."""
 
 
 class Cut(NamedTuple):
@@ -65,7 +86,7 @@ def largest(scores: Scores, spans: Spans, ranks: Sequence[Sequence[Rank]]) -> li
             _enclose(scores, size, brackets)
         _search(scores, spans, brackets)
         for bracket in brackets:
-            found[bracket.stream, bracket.wanted] = bracket.pick(scores) or _by_histogram(scores, spans, bracket)
+            found[bracket.stream, bracket.wanted] = bracket.pick(scores, spans) or _by_histogram(scores, spans, bracket)
     full = [[ALL if (k >= size if isinstance(k, int) else k >= 1) else NONE for k in one] for one in ranks]
     return [
         [found.get((stream, k), other) for k, other in zip(one, full[stream], strict=True)]
@@ -75,6 +96,9 @@ def largest(scores: Scores, spans: Spans, ranks: Sequence[Sequence[Rank]]) -> li
 
 def _comparable(scores: Scores) -> Scores:
     """`scores` with NaN, which nothing can be compared with, as the largest of all."""
+
+    if isinstance(scores, Surveyor):
+        return scores
 
     def compared(start: int, stop: int) -> Sequence[Array]:
         found = scores(start, stop)
@@ -91,86 +115,96 @@ class _Bracket:
     wanted: Rank
     low: float = -math.inf
     high: float = math.inf
-    seen: list[Seen] = field(default_factory=list)
-    spans: list[tuple[int, int]] = field(default_factory=list)
-
-    def see(self, scores: Array, start: int) -> None:
-        """Count and collect from a block."""
-        self.spans.append((start, start + len(scores)))
-        self.seen.append(scan(scores, self.low, self.high))
+    seen: Seen = field(default_factory=lambda: Seen(np.zeros((0, 5), np.int64), None))
 
     @property
     def rank(self) -> int:
         """The wanted rank as a number, once every block was seen."""
-        if isinstance(self.wanted, int):
-            return self.wanted
-        return int(self.wanted * sum(one.not_zero for one in self.seen))
+        return self.wanted if isinstance(self.wanted, int) else int(self.wanted * int(self.seen.counts[:, 3].sum()))
 
-    def pick(self, scores: Scores) -> Cut | None:
+    def pick(self, scores: Scores, spans: Spans) -> Cut | None:
         """The cut, or None when the rank lies outside the bracket."""
         rank = self.rank
         if rank == 0:
             return NONE
-        left = rank - sum(one.above for one in self.seen)
+        above, at_high, at_low, _, inside = self.seen.counts.T
+        left = rank - int(above.sum())
         if left <= 0:
             return None
-        at_high = [one.at_high for one in self.seen]
-        if left <= sum(at_high):
-            return self._among_equals(scores, self.high, at_high, left)
-        left -= sum(at_high)
-        values = np.concatenate([one.inside for one in self.seen])
-        if left <= len(values):
-            value = np.partition(values, len(values) - left)[len(values) - left]
-            left -= int(np.count_nonzero(values > value))
-            equal = [int(np.count_nonzero(one.inside == value)) for one in self.seen]
-            return self._among_equals(scores, float(value), equal, left)
-        left -= len(values)
-        at_low = [one.at_low if self.low < self.high else 0 for one in self.seen]
-        return self._among_equals(scores, self.low, at_low, left) if left <= sum(at_low) else None
+        if left <= at_high.sum():
+            return self._among_equals(scores, spans, self.high, at_high, left)
+        left -= int(at_high.sum())
+        if left <= inside.sum():
+            values = self.seen.inside
+            return None if values is None else self._inside(scores, spans, values, left)
+        left -= int(inside.sum())
+        if left <= at_low.sum() and self.low < self.high:
+            return self._among_equals(scores, spans, self.low, at_low, left)
+        return None
 
-    def _among_equals(self, scores: Scores, value: float, counts: list[int], left: int) -> Cut:
+    def _inside(self, scores: Scores, spans: Spans, values: Array, left: int) -> Cut:
+        value = np.partition(values, len(values) - left)[len(values) - left]
+        left -= int(np.count_nonzero(values > value))
+        blocks = np.searchsorted(np.cumsum(self.seen.counts[:, 4]), np.flatnonzero(values == value), side="right")
+        return self._among_equals(scores, spans, float(value), np.bincount(blocks, minlength=len(spans)), left)
+
+    def _among_equals(self, scores: Scores, spans: Spans, value: float, counts: Array, left: int) -> Cut:
         """The cut at the left-th element equal to `value`: only the block that holds it is read again."""
         before = np.cumsum(counts)
         block = int(np.searchsorted(before, left))
-        start, stop = self.spans[block]
-        left -= int(before[block]) - counts[block]
+        start, stop = spans[block]
+        left -= int(before[block] - counts[block])
         equal = np.flatnonzero(scores(start, stop)[self.stream] == value)
         return Cut(value, start + int(equal[left - 1]))
 
 
 def _search(scores: Scores, spans: Spans, brackets: list[_Bracket]) -> None:
+    if isinstance(scores, Surveyor):
+        size = spans[-1][1]
+        most = min(max(size // 8, min(size, _COLLECT)), _MOST)
+        bounds = [(one.stream, one.low, one.high) for one in brackets]
+        for one, seen in zip(brackets, scores.survey(bounds, most), strict=True):
+            one.seen = seen
+        return
+    parts: list[list[Seen]] = [[] for _ in brackets]
     for start, stop in spans:
         found = scores(start, stop)
-        for bracket in brackets:
-            bracket.see(found[bracket.stream], start)
+        for one, seen in zip(brackets, parts, strict=True):
+            seen.append(scan(found[one.stream], one.low, one.high))
+    for one, seen in zip(brackets, parts, strict=True):
+        inside = [part.inside for part in seen if part.inside is not None]
+        one.seen = Seen(np.concatenate([part.counts for part in seen]), np.concatenate(inside))
 
 
 def _enclose(scores: Scores, size: int, brackets: list[_Bracket]) -> None:
     """Give each bracket its bounds from a sample of pieces that lie evenly over the tensor."""
     pieces = min(max(size // 64, 1 << 16), 1 << 20) // _PIECE
     starts = [i * (size - _PIECE) // (pieces - 1) for i in range(pieces)]
-    sample = [[one.copy() for one in scores(start, start + _PIECE)] for start in starts]
+    if isinstance(scores, Surveyor):
+        sample = scores.sample(starts, _PIECE)
+    else:
+        pieces_of = [[one.copy() for one in scores(start, start + _PIECE)] for start in starts]
+        sample = [np.stack(one) for one in zip(*pieces_of, strict=True)]
     for stream in {one.stream for one in brackets}:
-        rows = np.stack([piece[stream] for piece in sample])
-        ordered = np.sort(rows, axis=None)[::-1]
+        rows = sample[stream]
         for bracket in (one for one in brackets if one.stream == stream):
-            bracket.low, bracket.high = _bounds(bracket.wanted, size, rows, ordered)
+            bracket.low, bracket.high = _bounds(bracket.wanted, size, rows)
 
 
-def _bounds(wanted: Rank, size: int, rows: Array, ordered: Array) -> tuple[float, float]:
+def _bounds(wanted: Rank, size: int, rows: Array) -> tuple[float, float]:
     """Values six standard errors to both sides of the rank, the error being that of pieces as different as they are."""
     count = rows.size
     varying = (rows != 0).mean(axis=1) if isinstance(wanted, float) else 1
     share = wanted * np.mean(varying) if isinstance(wanted, float) else wanted / size
-    middle = ordered[min(int(share * count), count - 1)]
+    place = count - 1 - min(int(share * count), count - 1)
+    parted = np.partition(rows, place, axis=None)
+    middle = parted[place]
     of_piece = (rows > middle).mean(axis=1) - (wanted * varying if isinstance(wanted, float) else 0)
     error = max(math.sqrt(share * (1 - share) / count), float(np.std(of_piece)) / math.sqrt(len(rows)))
     margin = 6 * error + 4 / count
-    high, low = int((share - margin) * count), int((share + margin) * count)
-    return (
-        0.0 if low >= count else float(ordered[low]),
-        math.inf if high <= 0 else float(ordered[high]),
-    )
+    high, low = count - 1 - int((share - margin) * count), count - 1 - int((share + margin) * count)
+    parted.partition([min(max(one, 0), count - 1) for one in (low, high)])
+    return 0.0 if low < 0 else float(parted[low]), math.inf if high >= count - 1 else float(parted[high])
 
 
 def _by_histogram(scores: Scores, spans: Spans, missed: _Bracket) -> Cut:
@@ -183,7 +217,7 @@ def _by_histogram(scores: Scores, spans: Spans, missed: _Bracket) -> Cut:
     assert low <= value <= high
     again = _Bracket(missed.stream, missed.rank, float(value), float(value))
     _search(scores, spans, [again])
-    cut = again.pick(scores)
+    cut = again.pick(scores, spans)
     assert cut is not None
     return cut
 
