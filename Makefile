@@ -13,6 +13,7 @@ help:
 	@echo "make test        all tests          make lint   ruff and pyright"
 	@echo "make bench       speed tables       make soak   the long fault proofs"
 	@echo "make studies     the claims of recipes/studies put to the test, a night on two cores; again goes on"
+	@echo "                 (runs kept in docs/evidence/runs count as finished)"
 
 quickstart: $(VENV)/.ready
 	$(BIN)/trine run recipes/quickstart.yaml $(ARGS)
@@ -37,7 +38,8 @@ soak: $(VENV)/.ready-dev
 	$(BIN)/python bench/faults.py $(ARGS)
 
 studies: $(VENV)/.ready
-	$(BIN)/trine study $(addprefix recipes/studies/,balancing.yaml muon.yaml rsdb.yaml architecture.yaml) $(ARGS)
+	$(BIN)/trine study $(addprefix recipes/studies/,balancing.yaml muon.yaml rsdb.yaml architecture.yaml) \
+		--evidence docs/evidence.md $(ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

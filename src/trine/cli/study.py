@@ -23,7 +23,13 @@ def study(
     arm: Annotated[str | None, Parameter(help="Train this arm alone (and the grid it takes its rate from).")] = None,
     scale: Annotated[float, Parameter(help="Times the tokens, and the square root of it times every width.")] = 1.0,
     jobs: Annotated[int | None, Parameter(help="Runs at a time. Default: cores over train.threads.")] = None,
-    evidence: Annotated[Path | None, Parameter(help="The page to write. Default: OUT/evidence.md.")] = None,
+    evidence: Annotated[
+        Path | None,
+        Parameter(
+            help="The page to write, beside a folder of its name without the ending with plots and the figures of every "
+            "run. Runs found there are not trained again. Default: OUT/evidence.md."
+        ),
+    ] = None,
     report: Annotated[bool, Parameter(help="Train nothing: write the page from what is finished.")] = False,
     dry_run: DryRun = False,
 ) -> Shown:
@@ -37,13 +43,14 @@ def study(
     from trine.study.plan import Program
 
     paths, options = _split(words)
-    program = Program(paths, out, options=options, scale=scale, arm=arm)
+    page = evidence or out / "evidence.md"
+    kept = page.with_suffix("") / "runs"
+    program = Program(paths, out, kept=kept, options=options, scale=scale, arm=arm)
     if dry_run:
         return _plan(program)
     from trine.study.evidence import write_evidence
     from trine.study.runner import run_program
 
-    page = evidence or out / "evidence.md"
     made: dict[str, object] = {"out": str(out), "evidence": str(page)}
     if not report:
         with watching() as watch:

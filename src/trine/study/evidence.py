@@ -17,11 +17,11 @@ from trine.manifest import write_file
 from trine.model.config import ModelConfig
 from trine.model.flops import count_parameters
 from trine.study.config import ClaimConfig, StudyConfig
+from trine.study.kept import records
 from trine.study.measures import MEASURES, Trained, bias_change, compare, held_out
 from trine.study.plan import ArmPlan, Program, RunSpec
 from trine.study.statistics import Interval, paired_interval
 from trine.study.svg import Curve, line_chart
-from trine.train.metrics import read_metrics
 from trine.train.setup import resolve_vocabulary
 
 _BUCKETS = 120
@@ -88,13 +88,13 @@ class _Runs:
 
     def of(self, spec: RunSpec) -> Trained | None:
         """The run; None while it is not finished, and for one that diverged."""
-        result = spec.result()
-        if result is None or result["diverged"]:
+        kept = spec.keep()
+        if kept is None or kept["result"]["diverged"]:
             return None
         if spec.folder not in self._read:
             train = spec.loaded.config.train
             assert train is not None
-            self._read[spec.folder] = Trained(read_metrics(spec.folder / "metrics.jsonl"), train.bad_batches)
+            self._read[spec.folder] = Trained(records(kept), train.bad_batches)
         return self._read[spec.folder]
 
 
@@ -175,13 +175,17 @@ def _setup(program: Program, study: str) -> str:
 
 
 def _size(spec: RunSpec) -> str:
-    """Parameters of a run's model; nothing where its tokens are not made yet."""
+    """Parameters of a run's model; nothing where its vocabulary is not known yet."""
     train, model = spec.loaded.config.train, spec.loaded.config.model or ModelConfig()
     assert train is not None
     if model.vocab_size is None:
-        if train.tokens is None or not Path(train.tokens).is_dir():
+        kept = spec.keep()
+        if kept is not None and kept["vocab_size"]:
+            model = resolve_vocabulary(model, kept["vocab_size"])
+        elif train.tokens is not None and Path(train.tokens).is_dir():
+            model = resolve_vocabulary(model, TokenShards(Path(train.tokens)).vocab_size)
+        else:
             return ""
-        model = resolve_vocabulary(model, TokenShards(Path(train.tokens)).vocab_size)
     counts = count_parameters(model)
     return f" ({counts.total / 1e6:.2f} M parameters, {counts.active / 1e6:.2f} M active)"
 

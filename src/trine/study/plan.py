@@ -22,6 +22,7 @@ from trine.manifest import digest_of
 from trine.model.config import ModelConfig
 from trine.recipe import VERB_OPTIONS, Config
 from trine.study.config import ArmConfig, GridConfig, StudyConfig
+from trine.study.kept import KeptRun
 from trine.train.timeline import Timeline
 
 DATA_SECTIONS = ("corpus", "tokenizer", "pack")
@@ -35,6 +36,8 @@ class RunSpec:
     loaded: Loaded[Config]
     arms: Path
     """The folder of all runs."""
+    kept: Path
+    """The folder of kept runs."""
 
     @property
     def folder(self) -> Path:
@@ -55,9 +58,24 @@ class RunSpec:
         return self.timeline.tokens(self.timeline.train.steps)
 
     def result(self) -> dict[str, Any] | None:
-        """What the finished run left; None while it is not finished."""
+        """What the finished run left, in its folder or among the kept; None while it is not finished."""
         path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        if path.is_file():
+            return json.loads(path.read_text())
+        kept = self._kept.find()
+        return None if kept is None else kept["result"]
+
+    def keep(self) -> dict[str, Any] | None:
+        """The finished run as it is kept, which is done here if it was not; None while it is not finished."""
+        kept, result = self._kept.find(), self.result()
+        if kept is not None or result is None:
+            return kept
+        self._kept.keep(self.folder, result)
+        return self._kept.find()
+
+    @cached_property
+    def _kept(self) -> KeptRun:
+        return KeptRun(self.kept, self.title, self.loaded.config)
 
 
 @dataclass(frozen=True)
@@ -89,17 +107,22 @@ class Program:
         paths: Sequence[Path],
         out: Path,
         *,
+        kept: Path | None = None,
         options: Sequence[str] = (),
         scale: float = 1.0,
         arm: str | None = None,
     ) -> None:
-        """Reads every study and its base. Raises BadInput with all that is wrong in a file, or for an unknown arm."""
+        """Reads every study and its base; `kept` is the folder of finished runs (default: OUT/evidence/runs).
+
+        Raises BadInput with all that is wrong in a file, or for an unknown arm.
+        """
         if scale <= 0:
             raise BadInput(f"--scale {scale:g}: expected a number above 0")
         pairs, problems = split_options(options)
         if problems:
             raise refusal(problems)
         self.out, self.scale, self.options = out, scale, dict(pairs)
+        self.kept = kept or out / "evidence" / "runs"
         self.studies = {path.stem: load_config(StudyConfig, path).config for path in paths}
         self._bases = {
             path.stem: path.parent / study.base for path, study in zip(paths, self.studies.values(), strict=True)
@@ -176,7 +199,7 @@ class Program:
                 loaded = self._loaded(study, changes)
             except BadInput as error:
                 raise BadInput(f"study {study}, arm {arm.name}: {error}") from None
-            self._specs[key] = RunSpec(title, loaded, self.arms_folder)
+            self._specs[key] = RunSpec(title, loaded, self.arms_folder, self.kept)
         return self._specs[key]
 
     def base(self, study: str, changes: dict[str, Any]) -> Loaded[Config]:

@@ -42,16 +42,18 @@ def run_program(program: Program, jobs: int, watch: Watcher) -> dict[str, Any]:
 
     Raises TrineError when a run fails (the others are stopped and kept).
     """
-    began, runs = time.monotonic(), program.runs(presume=True)
-    for spec in runs:
+    began = time.monotonic()
+    for spec in program.runs(presume=True):
         check_machine(spec.loaded.config)
     make_data(program, watch)
+    runs = program.runs(presume=True)
     rate = _estimate(program, runs, jobs, watch)
     running: dict[str, _Job] = {}
     start, said = _trained(program), 0.0
     try:
         while True:
             _reap(running)
+            keep_finished(program)
             todo = [one for one in program.runs() if one.result() is None and one.loaded.hash not in running]
             for spec in todo[: jobs - len(running)]:
                 running[spec.loaded.hash] = _launch(spec)
@@ -78,6 +80,12 @@ def make_data(program: Program, watch: Watcher) -> None:
         if loaded is not None:
             run_chain(loaded, tokens.parent, watch)
         read_manifest(tokens, "tokens")
+
+
+def keep_finished(program: Program) -> None:
+    """Keep the figures of every run that has finished."""
+    for spec in program.runs():
+        spec.keep()
 
 
 def work_tokens(spec: RunSpec) -> float:
@@ -123,7 +131,9 @@ def _probe(program: Program, spec: RunSpec, jobs: int, watch: Watcher) -> float:
     )
     folder = program.out / "probe"
     shutil.rmtree(folder, ignore_errors=True)
-    running = {str(i): _launch(RunSpec(f"probe{i}", reloaded(short), folder / str(i))) for i in range(jobs)}
+    running = {
+        str(i): _launch(RunSpec(f"probe{i}", reloaded(short), folder / str(i), program.kept)) for i in range(jobs)
+    }
     try:
         while _reap(running):
             time.sleep(_POLL_SECONDS)
