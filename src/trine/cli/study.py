@@ -26,8 +26,8 @@ def study(
     evidence: Annotated[
         Path | None,
         Parameter(
-            help="The page to write, beside a folder of its name without the ending with plots and the figures of every "
-            "run. Runs found there are not trained again. Default: OUT/evidence.md."
+            help="The page to write, beside a folder of its name, without ending, with plots and the figures of "
+            "every run. Runs found there are not trained again. Default: OUT/evidence.md."
         ),
     ] = None,
     report: Annotated[bool, Parameter(help="Train nothing: write the page from what is finished.")] = False,

@@ -1,8 +1,8 @@
 """Finished runs as small files, so that a page of evidence lies beside every figure it rests on.
 
 A kept run is known by what its config says other than the defaults (a field that a later version adds changes nothing)
-and by its tokens, not by folders: it counts as finished in any checkout, and a page can be made of kept runs alone, where
-there is neither data nor run folder.
+and by its tokens, not by folders: it counts as finished in any checkout, and a page can be made of kept runs alone,
+where there is neither data nor run folder.
 """
 
 from __future__ import annotations
