@@ -13,7 +13,9 @@ from trine.model.init import init_model
 from trine.model.native import native_attention, native_attention_applies
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(not native_attention_applies(64, CPU, torch.bfloat16), reason="no AMX or no C compiler")
+pytestmark = pytest.mark.skipif(
+    not native_attention_applies(64, CPU, torch.bfloat16), reason="no bf16 products, or no C compiler"
+)
 
 Shape = tuple[int, int, int, int, int]
 """Rows, length, heads, key heads, dim."""

@@ -9,7 +9,7 @@ from trine.moe.experts import Experts
 from trine.moe.native import native_available, native_experts
 from trine.moe.stacks import Stack
 
-pytestmark = pytest.mark.skipif(not native_available(), reason="no AMX or no C compiler")
+pytestmark = pytest.mark.skipif(not native_available(), reason="no bf16 products, or no C compiler")
 
 
 def case(width: int, inner: int, experts: int, k: int, tokens: int) -> tuple[Experts, list[torch.Tensor], torch.Tensor]:

@@ -27,7 +27,7 @@ def gradient(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 if not native.applies(native.Update(_SQUARE, _SQUARE, _SQUARE, 32, 32, 1.0, 1.0)):
-    pytest.skip("no AMX or no C compiler", allow_module_level=True)
+    pytest.skip("no bf16 products, or no C compiler", allow_module_level=True)
 
 
 def steps(made: torch.nn.Parameter, count: int, split: int = 1) -> list[Tensor]:

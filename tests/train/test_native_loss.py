@@ -10,7 +10,8 @@ from trine.train.loss import chunked_cross_entropy
 from trine.train.native import native_loss_applies
 
 pytestmark = pytest.mark.skipif(
-    not native_loss_applies(torch.zeros(1, 32).bfloat16(), torch.zeros(32, 32)), reason="no AMX or no C compiler"
+    not native_loss_applies(torch.zeros(1, 32).bfloat16(), torch.zeros(32, 32)),
+    reason="no bf16 products, or no C compiler",
 )
 
 CASES = [(1, 32, 32, 1024, 0.0), (37, 64, 96, 20, 1e-3), (130, 32, 160, 64, 0.0), (200, 96, 64, 1000, 1e-2)]

@@ -1,4 +1,4 @@
-"""Softmax attention on processors with AMX: `native/attention.c` as an operator of torch with gradients.
+"""Softmax attention on processors with bf16 products: `native/attention.c` as an operator of torch with gradients.
 
 Documents and window are looked up where a score is made, so no mask exists. Equal to the masked form up to rounding.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trine.native.build import amx_library
+from trine.native.build import tile_library
 from trine.native.threads import run_kernel
 
 _SIZES = "rows length heads groups dim window".split()
@@ -35,7 +35,7 @@ class _Attention(ctypes.Structure):
 def native_attention_applies(head_dim: int, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels take heads of so many numbers, a multiple of 32, of bf16 on this CPU."""
     fits = device.type == "cpu" and dtype == torch.bfloat16 and head_dim % 32 == 0
-    return fits and amx_library("attention") is not None
+    return fits and tile_library("attention") is not None
 
 
 def native_attention(query: Tensor, key: Tensor, value: Tensor, ids: Tensor | None, window: int) -> Tensor:
@@ -115,4 +115,4 @@ def _call(name: str, ids: Tensor | None, window: int, log_norm: Tensor, **tensor
     for key, one in held.items():
         row, position, head, _ = one.stride()
         setattr(call, key, _Tensor(one.data_ptr(), row, position, head))
-    run_kernel(getattr(amx_library("attention"), name), call, "attention")
+    run_kernel(getattr(tile_library("attention"), name), call, "attention")

@@ -1,4 +1,4 @@
-"""The experts' feed-forward on processors with AMX: `native/experts.c` as an operator of torch with gradients.
+"""The experts' feed-forward on processors with bf16 products: `native/experts.c` as an operator with gradients.
 
 It gathers tokens while it packs them and keeps no sorted copies; weights are rounded to bf16 while they are packed and
 the trained ones' gradients are fp32 sums. Equal to the plain path in `experts.py` up to rounding.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trine.moe.stacks import Stack
-from trine.native.build import amx_library
+from trine.native.build import tile_library
 from trine.native.threads import on_threads, run_kernel
 
 _POINTERS = "x matrices weights order ends turns hidden places grad grad_weights".split()
@@ -30,7 +30,7 @@ class _Experts(ctypes.Structure):
 @torch.compiler.assume_constant_result
 def native_available() -> bool:
     """Whether this processor and system have what the kernels need."""
-    return amx_library("experts") is not None
+    return tile_library("experts") is not None
 
 
 def native_experts(x_ND: Tensor, gate_up: Stack, down: Stack, experts_NK: Tensor, weights_NK: Tensor) -> Tensor | None:
@@ -129,7 +129,7 @@ class _Call:
         grad_gate_up: Tensor | None = None,
         grad_down: Tensor | None = None,
     ) -> None:
-        self.lib: Any = amx_library("experts")
+        self.lib: Any = tile_library("experts")
         self.x, self.weights = x_ND.contiguous(), weights_NK.contiguous()
         self.experts, self.inner = len(down.where), down.trained.shape[2]
         self.stacks = _contiguous(gate_up), _contiguous(down)

@@ -1,12 +1,12 @@
-/* Causal softmax attention with window and documents, and its gradients, on processors with AMX.
+/* Causal softmax attention with window and documents, and its gradients, on processors with bf16 products (AMX, AVX-512).
 
    Called by trine.model.native from several threads at once; each takes the next (sequence, key head) until none is
    left, so results do not depend on how many there are. A query sees the keys up to its own, fewer than `window` back
    (0: all), with its own document id. Nothing of size T x T is made: the forward pass holds the scores of 32 queries, the
    backward pass those of 128 (Dao et al., FlashAttention, section 3.1). bf16 in and out, fp32 sums and softmax. */
-#include "amx.h"
+#include "tiles.h"
 
-#ifdef __AMX_BF16__
+#ifdef TILES
 #include <math.h>
 
 typedef struct {
@@ -127,7 +127,7 @@ int attention_forward(Attention *a) {
     bf16 *keys = room(2 * size + 32 * a->dim + 96 * padded), *values = keys + size, *query = values + size;
     if (!keys) return 1;
     bf16 *chances = query + 32 * a->dim;
-    TileShapes before = amx_begin();
+    TileShapes before = tiles_begin();
     for (int64_t row, group; take(a, &row, &group);) {
         const int32_t *ids = a->ids ? a->ids + row * a->length : NULL;
         Rows value = rows_of(&a->value, row, group, 0);
@@ -137,7 +137,7 @@ int attention_forward(Attention *a) {
             for (int64_t begin = 0; begin < a->length; begin += 32)
                 forward_block(a, ids, row, head, begin, keys, values, query, chances, (float *)(chances + 32 * padded));
     }
-    amx_end(&before);
+    tiles_end(&before);
     return 0;
 }
 
@@ -229,7 +229,7 @@ int attention_backward(Attention *a) {
     Space s = {all, all + size, all + 2 * size, (float *)(all + 3 * size), (float *)(all + 5 * size), all + 7 * size};
     s.grad = s.query + block, s.query_right = s.grad + block, s.grad_right = s.query_right + block;
     s.chances = s.grad_right + block, s.turned = s.chances + 32 * QUERIES, s.slopes = s.turned + 32 * QUERIES;
-    TileShapes before = amx_begin();
+    TileShapes before = tiles_begin();
     for (int64_t row, group; take(a, &row, &group);) {
         const int32_t *ids = a->ids ? a->ids + row * a->length : NULL;
         Rows key = rows_of(&a->key, row, group, 0);
@@ -240,7 +240,7 @@ int attention_backward(Attention *a) {
             for (int64_t begin = 0; begin < a->length; begin += QUERIES) backward_block(a, ids, row, head, begin, &s);
         write_out(&a->grad_key, a, row, group, s.grad_key), write_out(&a->grad_value, a, row, group, s.grad_value);
     }
-    amx_end(&before);
+    tiles_end(&before);
     return 0;
 }
 

@@ -47,10 +47,16 @@ def library(name: str, *flags: str) -> ctypes.CDLL | None:
 
 
 @cache
-def amx_library(name: str) -> ctypes.CDLL | None:
-    """`library(name)` where processor and system have AMX, for which it asks the system; else None."""
+def tile_library(name: str) -> ctypes.CDLL | None:
+    """`library(name)` where the processor has bf16 products: AMX, if the system grants it, or AVX-512; else None."""
     found = library(name)
     return found if found is not None and found.available() else None
+
+
+def kernels() -> str:
+    """What makes bf16 products on this machine: amx, avx512, or torch where neither kernel can be had."""
+    found = tile_library("experts")
+    return "torch" if found is None else ("avx512", "amx")[found.available() - 1]
 
 
 def _processor() -> str:

@@ -357,7 +357,7 @@ int decode_step(Step *step, int64_t thread) {
     Thread t = of(step, thread);
     lay_out(&t, step->space);
 #ifdef __AMX_BF16__
-    TileShapes before = amx_begin();
+    TileShapes before = tiles_begin();
 #endif
     embed(&t);
     for (const Layer *l = t.m->layer; l < t.m->layer + t.m->layers; l++) {
@@ -376,7 +376,7 @@ int decode_step(Step *step, int64_t thread) {
     normalise(&t, t.m->norm);
     predict(&t);
 #ifdef __AMX_BF16__
-    amx_end(&before);
+    tiles_end(&before);
 #endif
     return 0;
 }

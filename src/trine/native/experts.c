@@ -1,12 +1,12 @@
-/* The routed experts' feed-forward and its gradients on processors with AMX, expert by expert.
+/* The routed experts' feed-forward and its gradients on processors with bf16 products (AMX, AVX-512), expert by expert.
 
    Called by trine.moe.native from several threads at once, each of which takes the next expert until none is left. Every
    number is made by one thread in a fixed order: results do not depend on how many there are. Widths are multiples of
    32; activations are bf16, weights fp32 (frozen ones may be bf16), gradients of weights and sums fp32. A row of the sorted order is a (token, choice)
    pair; results go to the pair's own place, and `sum_choices` adds each token's. */
-#include "amx.h"
+#include "tiles.h"
 
-#ifdef __AMX_BF16__
+#ifdef TILES
 
 typedef struct {
     const void *at; /* fp32, or bf16 where narrow */
@@ -165,9 +165,9 @@ static void backward_one(const Experts *e, int64_t one, int64_t begin, int64_t e
 static int each(Experts *e, int64_t size, void (*work)(const Experts *, int64_t, int64_t, int64_t, bf16 *)) {
     bf16 *space = room(size);
     if (!space) return 1;
-    TileShapes before = amx_begin();
+    TileShapes before = tiles_begin();
     for (int64_t begin, end, one; (one = take(e, &begin, &end)) >= 0;) work(e, one, begin, end, space);
-    amx_end(&before);
+    tiles_end(&before);
     return 0;
 }
 

@@ -1,12 +1,12 @@
-/* Cross-entropy of hidden states under a head, with both gradients, on processors with AMX; logits never leave a thread.
+/* Cross-entropy of hidden states under a head, with both gradients, on processors with bf16 products (AMX, AVX-512); logits never leave a thread.
 
    Called by trine.train.native from several threads at once, chunk after chunk of tokens: `loss_tokens` makes the loss and
    the gradient of the logits of 32 tokens at a time and multiplies it with the head; `loss_weights` then adds the chunk to
    the head's gradient, 32 rows at a time. Each number is made by one thread in a fixed order. bf16 states and logits'
    gradients, fp32 or bf16 head, fp32 logits, softmax and sums. Width and vocabulary are multiples of 32. */
-#include "amx.h"
+#include "tiles.h"
 
-#ifdef __AMX_BF16__
+#ifdef TILES
 #include <math.h>
 
 typedef struct {
@@ -65,9 +65,8 @@ static void to_hidden(const Loss *l, const bf16 *slopes, int64_t begin, int64_t 
     int64_t deep = l->vocabulary / 32;
     for (int64_t n = 0; n < l->width; n += 32) {
         const bf16 *right = l->along + n / 16 * deep * TILE;
-        clear();
-        multiply_apart(slopes, slopes + TILE, l->chunk * 32, right, right + deep * TILE, deep);
-        keep(c);
+        Result to = {{c[0], c[1], c[2], c[3]}, 16};
+        multiply(to, slopes, slopes + TILE, l->chunk * 32, right, right + deep * TILE, deep, 0);
         for (int64_t i = 0; i < count; i++)
             for (int half = 0; half < 2; half++)
                 store16(l->grad_hidden + l->rows[begin + i] * l->width + n + 16 * half,
@@ -81,7 +80,7 @@ int loss_tokens(Loss *l) {
     bf16 *left = room(32 * l->width + 64 * v);
     if (!left) return 1;
     float *logits = (float *)(left + 32 * l->width), c[4][256];
-    TileShapes before = amx_begin();
+    TileShapes before = tiles_begin();
     for (int64_t at; (at = take(l)) < l->end - l->begin;) {
         int64_t begin = l->begin + at, count = l->end - begin < 32 ? l->end - begin : 32;
         Rows x = {l->hidden, l->width, l->rows + begin, 1};
@@ -106,7 +105,7 @@ int loss_tokens(Loss *l) {
         }
         if (l->grad_hidden) to_hidden(l, l->slopes + at * 32, begin, count);
     }
-    amx_end(&before);
+    tiles_end(&before);
     return 0;
 }
 
@@ -117,13 +116,13 @@ int loss_weights(Loss *l) {
     if (!right) return 1;
     Rows x = {l->hidden, l->width, l->rows + l->begin, 1};
     pack_right_rows(right, &x, count, l->width);
-    TileShapes before = amx_begin();
+    TileShapes before = tiles_begin();
     for (int64_t v; (v = take(l)) < l->vocabulary;) {
         Rows slopes = {l->slopes + v * l->chunk, 32, NULL, 1};
         pack_left_transposed(left, &slopes, count, 32);
         product_into(l->grad_weight + v * l->width, left, right, 32, l->width, depth, l->begin > 0);
     }
-    amx_end(&before);
+    tiles_end(&before);
     return 0;
 }
 

@@ -1,12 +1,12 @@
-/* Muon's update on processors with AMX, matrix by matrix: momentum, Newton-Schulz, weight, each element once.
+/* Muon's update on processors with bf16 products (AMX, AVX-512), matrix by matrix: momentum, Newton-Schulz, weight, each element once.
 
    Called by trine.optim.native from several threads at once, each of which takes the next matrix until none is left; a
    matrix is made by one thread, so results do not depend on how many there are. Rows and columns are multiples of 32.
    The iteration is that of trine.optim.newton_schulz: bf16 matrices, fp32 sums. X is kept as it lies in memory; of a
    wide X the Gram matrix is X X^T and the step P X, of a tall one X^T X and X P. */
-#include "amx.h"
+#include "tiles.h"
 
-#ifdef __AMX_BF16__
+#ifdef TILES
 #include <math.h>
 
 typedef struct {
@@ -132,10 +132,10 @@ int muon_update(Muon *o, int64_t size, int64_t square) {
     if (!all) return 1;
     Space s = {all, all + most, all + 2 * most, all + 3 * most};
     s.gram = all + 4 * most, s.tiles = s.gram + square, s.turned = s.tiles + square;
-    TileShapes before = amx_begin();
+    TileShapes before = tiles_begin();
     for (int64_t i; (i = __atomic_fetch_add(&o->next, 1, __ATOMIC_RELAXED)) < o->count;)
         update(o, o->matrices + i, &s, (float *)s.left);
-    amx_end(&before);
+    tiles_end(&before);
     free(all);
     return 0;
 }

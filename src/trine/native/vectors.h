@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 #ifdef __AMX_BF16__
-#include "amx.h"
+#include "tiles.h"
 #endif
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))

@@ -1,4 +1,4 @@
-"""Muon's update on processors with AMX: `native/muon.c` over a list of matrices.
+"""Muon's update on processors with bf16 products: `native/muon.c` over a list of matrices.
 
 Reads and writes weight and momentum once and keeps a matrix in cache through its Newton-Schulz iteration. Equal to the
 update in `muon.py` up to rounding.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trine.native.build import amx_library
+from trine.native.build import tile_library
 from trine.native.threads import run_kernel
 from trine.optim.newton_schulz import coefficients
 
@@ -57,7 +57,7 @@ def applies(one: Update) -> bool:
     tensors = (one.weight, one.momentum, one.gradient)
     plain = all(x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() for x in tensors)
     fits = one.rows % 32 == 0 and one.columns % 32 == 0 and one.rows * one.columns <= _LARGEST
-    return plain and fits and amx_library("muon") is not None
+    return plain and fits and tile_library("muon") is not None
 
 
 def update(stacks: list[Update], *, beta: float, nesterov: bool, steps: int) -> None:
@@ -69,7 +69,7 @@ def update(stacks: list[Update], *, beta: float, nesterov: bool, steps: int) -> 
     array = (_Matrix * len(matrices))(*matrices)
     call = _Muon(array, flat.data_ptr(), len(matrices), steps, nesterov, beta, 0)
     sizes = (max(m.rows * m.columns for m in matrices), max(min(m.rows, m.columns) ** 2 for m in matrices))
-    lib: Any = amx_library("muon")
+    lib: Any = tile_library("muon")
     run_kernel(lib.muon_update, call, "Muon's products", *sizes)
 
 

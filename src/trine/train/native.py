@@ -1,4 +1,4 @@
-"""Cross-entropy on processors with AMX: `native/loss.c` as a differentiable function.
+"""Cross-entropy on processors with bf16 products: `native/loss.c` as a differentiable function.
 
 Logits exist for 32 tokens of a thread at a time, in fp32; their gradients for a chunk. A frozen head gets no gradient.
 Equal to the plain path of `loss.py` up to rounding.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trine.native.build import amx_library
+from trine.native.build import tile_library
 from trine.native.threads import run_kernel
 
 _POINTERS = "hidden weight rows targets across along slopes cross_entropy log_norm grad_hidden grad_weight".split()
@@ -34,7 +34,7 @@ def native_loss_applies(hidden: Tensor, weight: Tensor) -> bool:
     """
     kept = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and not weight.requires_grad)
     types = hidden.dtype == torch.bfloat16 and kept and hidden.device.type == "cpu"
-    return types and not any(size % 32 for size in weight.shape) and amx_library("loss") is not None
+    return types and not any(size % 32 for size in weight.shape) and tile_library("loss") is not None
 
 
 class NativeCrossEntropy(torch.autograd.Function):
@@ -82,4 +82,4 @@ class NativeCrossEntropy(torch.autograd.Function):
 def _run(name: str, loss: _Loss) -> None:
     """Call the kernel `name` on every thread."""
     loss.next = 0
-    run_kernel(getattr(amx_library("loss"), name), loss, "the loss")
+    run_kernel(getattr(tile_library("loss"), name), loss, "the loss")

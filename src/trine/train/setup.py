@@ -20,7 +20,7 @@ from trine.errors import BadInput, nearest
 from trine.manifest import MANIFEST, digest_of, read_manifest, sha256_file
 from trine.model.config import ModelConfig, padded_vocabulary
 from trine.model.shape import build, read_shape
-from trine.native.build import amx_library
+from trine.native.build import kernels
 from trine.optim.config import OptimConfig
 from trine.train.config import TrainConfig
 from trine.train.freeze import Trained, resolve
@@ -194,7 +194,7 @@ def _environment(train: TrainConfig) -> dict[str, str]:
         "torch": torch.__version__,
         "device": f"{device.type} {name or platform.machine()}".strip(),
         "threads": str(threads(train)),
-        "kernels": "torch" if device.type != "cpu" or amx_library("experts") is None else "amx",
+        "kernels": kernels() if device.type == "cpu" else "torch",
     }
 
 
