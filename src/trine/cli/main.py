@@ -38,7 +38,7 @@ VERBS = {
     "moe": "Dense models to a mixture of experts.",
     "export": "A checkpoint to a Hugging Face folder.",
     "generate": "Complete a text.",
-    "report": "A run folder, or a merge, to one HTML file.",
+    "report": "A run folder, a merge or a scan to one HTML file.",
     "init": "A randomly initialised Hugging Face folder.",
     "schema": "The JSON Schema of a config, for editors.",
 }

@@ -1,4 +1,4 @@
-"""trine report: the page of a run, or of a merge."""
+"""trine report: the page of a run, of a merge, or of a scan."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ from trine.manifest import MANIFEST, read_manifest
 
 
 def report(
-    run: Annotated[Path, Parameter(help="A run folder, finished or not, or a model that `trine merge` made.")],
+    run: Annotated[Path, Parameter(help="A run folder, finished or not, a model that `trine merge` made, or a scan.")],
     /,
     *,
     out: Annotated[
         Path | None,
-        Parameter(help="The file to write. Default: report.html in the run folder; MODEL.html for a merge."),
+        Parameter(help="The file to write. Default: report.html in the run folder; MODEL.html, SCAN.html beside it."),
     ] = None,
 ) -> Shown:
     """Write one self-contained HTML file: losses, throughput, router health, bits per byte, samples, config.
 
     For a merged model: sizes of the differences, cosines between them, conflicts of sign, what was trimmed. Its
-    inputs are read again, so this runs where the merge ran.
+    inputs are read again, so this runs where the merge ran. For a scan of `trine spectrum`: SNR by layer and type, the
+    spectrum of each matrix, what training a share would cost.
 
     Example: trine report runs/quickstart --out report.html
     """
+    if run.is_file():
+        path = out or run.with_suffix(".html")
+        _scanned(run, path)
+        return Shown({"out": str(path)}, f"report   {path}")
     meta = read_manifest(run)["meta"] if (run / MANIFEST).is_file() else {}
     if "method" in meta:
         path = out or run.with_name(f"{run.name}.html")
@@ -38,6 +43,15 @@ def report(
 
         path = write_report(run, out)
     return Shown({"out": str(path)}, f"report   {path}")
+
+
+def _scanned(scan: Path, page: Path) -> None:
+    from trine.report.scan import write_scan
+    from trine.spectrum.overview import overview
+
+    if page.resolve() == scan.resolve():
+        raise BadInput(f"{page}: is the scan itself; name another --out")
+    write_scan(overview(scan), scan.stem, page)
 
 
 def _merged(model: Path, meta: dict[str, Any], page: Path) -> None:

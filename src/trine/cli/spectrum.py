@@ -34,7 +34,8 @@ def scan(
 
     with watching() as watch:
         record = run(model, out, measure, watch.progress)
-    return Shown({"out": str(out), **record["meta"]}, _scan_text(out, record["meta"]))
+    meta = {name: value for name, value in record["meta"].items() if name != "largest"}
+    return Shown({"out": str(out), **meta}, _scan_text(out, meta))
 
 
 def _scan_text(out: Path, meta: dict[str, Any]) -> str:

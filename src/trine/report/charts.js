@@ -16,6 +16,13 @@ function figure(value) {
   return size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(4)));
 }
 
+function shade(share) {
+  const stops = [[246, 243, 233], [240, 179, 95], [190, 62, 50], [74, 16, 60]];
+  const place = Math.min(0.9999, Math.max(0, share)) * (stops.length - 1);
+  const i = Math.floor(place), t = place - i;
+  return stops[i].map((c, j) => Math.round(c + (stops[i + 1][j] - c) * t));
+}
+
 function ticks(low, high, wanted) {
   const raw = (high - low) / wanted || 1;
   const power = 10 ** Math.floor(Math.log10(raw));

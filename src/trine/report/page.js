@@ -5,13 +5,6 @@ const KINDS = {
   bias_spread: ["Bias spread", "largest minus smallest selection bias. Each cell: the widest of its steps."],
 };
 
-function shade(share) {
-  const stops = [[246, 243, 233], [240, 179, 95], [190, 62, 50], [74, 16, 60]];
-  const place = Math.min(0.9999, Math.max(0, share)) * (stops.length - 1);
-  const i = Math.floor(place), t = place - i;
-  return stops[i].map((c, j) => Math.round(c + (stops[i + 1][j] - c) * t));
-}
-
 function heatmap(parent, router) {
   const card = add(parent, "section", null, "card");
   const choices = add(card, "div", null, "choices");

@@ -12,8 +12,9 @@ from typing import Literal
 from trine.errors import BadInput
 from trine.spectrum.scanned import Entry, Scanned
 
-BYTES_PER_PARAMETER = 14
-"""What training adds to a bf16 weight: gradient in bf16, master weight and AdamW's two moments in fp32."""
+GRADIENT_BYTES, STATE_BYTES = 2, 12
+BYTES_PER_PARAMETER = GRADIENT_BYTES + STATE_BYTES
+"""What training adds to a bf16 weight: gradient in bf16; master weight and AdamW's two moments in fp32."""
 _REPORTED = 8
 _EMBEDDING = re.compile(r"(^|\.)(embed\w*|\w*embeddings?|wte|wpe)$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output|score)$")

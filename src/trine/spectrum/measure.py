@@ -26,25 +26,29 @@ class Result:
     by: str
     error: float
     problem: str | None
+    largest: float | None = None
+    """The largest singular value; None where there is none or it is beyond fp64."""
 
 
 def measure_matrix(matrix: Tensor, measure: Measure) -> Result:
     """`matrix`: [rows, columns] of any float type, read block by block. Every result is finite or None."""
-    largest, wrong = look(matrix)
+    size, wrong = look(matrix)
     if wrong:
         numbers: dict[str, Any] = dict.fromkeys(("snr", "sigma", "edge", "rank", "share", "histogram"))
         return Result(numbers, "none", 0.0, f"{wrong:,} of {matrix.numel():,} values are NaN or infinite")
-    if largest == 0:
+    if size == 0:
         numbers = {"snr": None, "sigma": 0.0, "edge": 0.0, "rank": 0, "share": 0.0}
         histogram = [min(matrix.shape)] + [0] * (BINS - 1)
-        return Result(numbers | {"histogram": histogram}, "none", 0.0, "every value is zero")
-    found, measured = _measured(matrix, largest, measure)
+        return Result(numbers | {"histogram": histogram}, "none", 0.0, "every value is zero", 0.0)
+    found, measured = _measured(matrix, size, measure)
     numbers = {name: getattr(measured, name) for name in ("snr", "sigma", "edge", "rank", "share")}
     problem = measured.why
     if any(value is not None and not math.isfinite(value) for value in numbers.values()):
         problem = f"its {measure} measure is beyond fp64"
         numbers |= {name: None for name, value in numbers.items() if value is not None and not math.isfinite(value)}
-    return Result(numbers | {"histogram": _histogram(found)}, found.by, measured.error, problem)
+    top = float(torch.ldexp(found.values[-1], torch.tensor(found.exponent)))
+    largest = top if math.isfinite(top) else None
+    return Result(numbers | {"histogram": _histogram(found)}, found.by, measured.error, problem, largest)
 
 
 def _measured(matrix: Tensor, largest: float, measure: Measure) -> tuple[Values, Measured]:

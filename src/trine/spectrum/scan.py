@@ -83,7 +83,13 @@ def _scan_one(reader: TensorReader, matrix: Matrix, measure: Measure) -> dict[st
     module = {"type": place(matrix.name).type, "shape": list(matrix.shape), **result.numbers}
     if matrix.index is not None:
         module["stored_as"] = [matrix.tensor, matrix.index, matrix.rows]
-    return {"module": module, "by": result.by, "error": result.error, "problem": result.problem}
+    return {
+        "module": module,
+        "by": result.by,
+        "error": result.error,
+        "problem": result.problem,
+        "largest": result.largest,
+    }
 
 
 def _stamps(tensors: dict[str, TensorInfo]) -> dict[str, list[int]]:
@@ -137,6 +143,7 @@ def _record(
         "not_matrices": others,
         "computed_by": dict(Counter(done[one.name]["by"] for one in found)),
         "snr_relative_error": max(done[one.name]["error"] for one in found),
+        "largest": [done[one.name]["largest"] for one in found],
         "problems": {one.name: done[one.name]["problem"] for one in found if done[one.name]["problem"]},
     }
     return {"meta": meta, "modules": {one.name: done[one.name]["module"] for one in found}}
