@@ -22,5 +22,9 @@ def corpus(config: ConfigFile, /, *options: Options, out: Out = None) -> Shown:
     with watching() as watch:
         made = make_corpus(loaded.config, target, watch.progress)
     lines = [f"{one['name']}: {one['documents']:,} documents, {one['bytes']:,} bytes" for one in made["sources"]]
+    if "rejected" in made:
+        first = made["rejected"]["first"][0]
+        lines.append(f"{made['rejected']['records']:,} records refused: {target / 'rejected.jsonl'}")
+        lines.append(f"  the first, {first['path']}: {first['reason']}")
     text = "\n".join([*lines, f"corpus   {target}"])
     return Shown(made | {"out": str(target)}, text)

@@ -130,7 +130,10 @@ def health(record: dict[str, Any]) -> str:
         parts.insert(2, f"MFU {record['mfu']:.0%}")
     if record.get("spikes"):
         parts.append(f"{record['spikes']} loss spike" + ("s" if record["spikes"] > 1 else ""))
-    parts += [f"{name} {value:.3f} bits/byte" for name, value in record.get("bits_per_byte", {}).items()]
+    for name, value in record.get("bits_per_byte", {}).items():
+        parts.append(
+            f"{name} {value:.3f} bits/byte" + (" of answers" if name in record.get("answers_only", ()) else "")
+        )
     return "  ".join(parts)
 
 

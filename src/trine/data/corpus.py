@@ -1,8 +1,9 @@
 """Sources in, a corpus out: deduplicated documents in Parquet, and the ledger of what was kept and dropped.
 
-A corpus folder holds, for each set, `SET-0000i.parquet` with the columns `text`, `source`, `path`, and
-`ledger.json`. Documents stream; memory holds a row group (at most about 64 MiB of text) per set and 16 bytes of
-hash per distinct document (about 100 bytes in a Python set).
+A corpus folder holds, for each set, `SET-0000i.parquet` with the columns `text`, `source`, `path`, `messages` (of
+conversations alone), `ledger.json` and, where records of conversations were refused, `rejected.jsonl`. Documents
+stream; memory holds a row group (at most about 64 MiB of text) per set and 16 bytes of hash per distinct document
+(about 100 bytes in a Python set).
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trine.data.chat_sources import read_conversations
 from trine.data.config import CorpusConfig, SourceConfig
-from trine.data.document import Document, cut
+from trine.data.document import BadRecord, Document, cut
 from trine.data.python_docs import python_docs
 from trine.data.sources import BadFile, inspect, list_files, read_documents
 from trine.errors import BadInput
 from trine.manifest import publish, read_manifest
 from trine.progress import Progress, silent
 
-_SCHEMA = pa.schema([("text", pa.string()), ("source", pa.string()), ("path", pa.string())])
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "source", "path", "messages")])
 _GROUP_BYTES = 64 << 20
 _FILE_BYTES = 1 << 30
 _SHOWN = 20
@@ -68,7 +70,7 @@ def _usable_files(
         files[source.name] = []
         for path in [] if source.path.startswith("builtin:") else list_files(source):
             try:
-                inspect(path)
+                inspect(path, chat=source.chat is not None)
                 files[source.name].append(path)
             except BadFile as error:
                 bad.append((path, str(error)))
@@ -93,14 +95,16 @@ class _Building:
         self.entries = {source.name: _entry(source) for source in config.sources}
         self.hashes = {source.name: hashlib.sha256() for source in config.sources}
         self.dropped = {source.name: Counter[str]() for source in config.sources}
+        self.rejected = Rejected(folder)
         self.documents = 0
 
     def add_file(self, source: SourceConfig, path: Path) -> None:
+        read = read_conversations if source.chat is not None else read_documents
         try:
             if self.config.bad_files == "skip":
-                for _ in read_documents(source, path):
+                for _ in read(source, path):
                     pass
-            self.add_documents(source, read_documents(source, path))
+            self.add_documents(source, read(source, path))
         except BadFile as error:
             if self.config.bad_files == "stop":
                 raise BadInput(f"{error}\n{_SKIP_HINT}") from None
@@ -108,10 +112,19 @@ class _Building:
             return
         self.entries[source.name]["files"] += 1
 
-    def add_documents(self, source: SourceConfig, documents: Iterator[Document]) -> None:
+    def add_documents(
+        self, source: SourceConfig, documents: Iterator[Document] | Iterator[Document | BadRecord]
+    ) -> None:
         for whole in documents:
-            for document in cut(whole, self.config.max_document_bytes):
-                self._add(source, document)
+            if isinstance(whole, BadRecord):
+                self.entries[source.name]["documents_in"] += 1
+                self.dropped[source.name]["no usable conversation"] += 1
+                self.rejected.add(source.name, whole)
+            elif whole.messages is not None:
+                self._add(source, whole)
+            else:
+                for document in cut(whole, self.config.max_document_bytes):
+                    self._add(source, document)
 
     def _add(self, source: SourceConfig, document: Document) -> None:
         entry = self.entries[source.name]
@@ -119,6 +132,9 @@ class _Building:
         digest = document.digest()
         if len(document.text.strip()) < self.config.min_characters:
             self.dropped[source.name]["shorter than min_characters"] += 1
+            return
+        if document.messages is not None and len(document.text.encode()) > self.config.max_document_bytes:
+            self.dropped[source.name]["longer than max_document_bytes"] += 1
             return
         if self.config.dedup == "exact":
             if digest[:16] in self.seen:
@@ -138,6 +154,7 @@ class _Building:
 
     def close(self, order: list[str]) -> dict[str, Any]:
         sets = {name: self.writers[name].close() for name in sorted(self.writers)}
+        self.rejected.close()
         if "train" not in sets:
             raise BadInput("no training document is left; is every source held out, or every text too short?")
         for name, entry in self.entries.items():
@@ -146,11 +163,39 @@ class _Building:
             "sources": [self.entries[name] for name in order],
             "sets": sets,
             "skipped_files": self.skipped,
-        }
+        } | self.rejected.entry()
+
+
+class Rejected:
+    """Records that were refused: all of them in `rejected.jsonl`, which is there when there is one, and a few shown."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._file = folder / "rejected.jsonl", None
+        self._shown: list[dict[str, str]] = []
+        self.count = 0
+
+    def add(self, source: str, bad: BadRecord) -> None:
+        """Write down that a record of `source` was refused."""
+        line = {"source": source, "path": bad.path, "reason": bad.reason}
+        if self._file is None:
+            self._file = self._path.open("w")
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.count += 1
+        if len(self._shown) < _SHOWN:
+            self._shown.append(line)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def entry(self) -> dict[str, Any]:
+        """The ledger's part: their number and the first of them."""
+        return {"rejected": {"records": self.count, "first": self._shown}} if self.count else {}
 
 
 def _entry(source: SourceConfig) -> dict[str, Any]:
-    return {
+    chat = {} if source.chat is None else {"conversations": True}
+    return chat | {
         "name": source.name,
         "set": source.set,
         "path": source.path,
@@ -167,14 +212,14 @@ class _SetWriter:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
-        self.rows: list[tuple[str, str, str]] = []
+        self.rows: list[tuple[str, str, str, str | None]] = []
         self.pending = self.in_file = self.files = self.documents = self.bytes = 0
         self.file: pq.ParquetWriter | None = None
 
     def add(self, document: Document, source: str) -> int:
         """Append; returns the text's bytes."""
         size = len(document.text.encode())
-        self.rows.append((document.text, source, document.path))
+        self.rows.append((document.text, source, document.path, document.messages))
         self.pending += size
         self.documents += 1
         self.bytes += size
@@ -213,8 +258,8 @@ def read_ledger(corpus: Path) -> dict[str, Any]:
     return json.loads((corpus / "ledger.json").read_text())
 
 
-def read_rows(corpus: Path, name: str, batch_rows: int = 256) -> Iterator[list[dict[str, str]]]:
-    """Rows (`text`, `source`, `path`) of one set, in order, in batches."""
+def read_rows(corpus: Path, name: str, batch_rows: int = 256) -> Iterator[list[dict[str, Any]]]:
+    """Rows (`text`, `source`, `path`, and `messages` or None) of one set, in order, in batches."""
     for path in sorted(corpus.glob(f"{name}-{'[0-9]' * 5}.parquet")):
         try:
             for batch in pq.ParquetFile(path).iter_batches(batch_rows):

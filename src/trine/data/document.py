@@ -14,10 +14,21 @@ class Document:
     text: str
     path: str
     """File, with `:line` or `#row` where a file holds several documents."""
+    messages: str | None = None
+    """Of a conversation: its messages as JSON; `text` is what they say, one after the other."""
 
     def digest(self) -> bytes:
-        """SHA-256 of the text as UTF-8."""
-        return hashlib.sha256(self.text.encode()).digest()
+        """SHA-256 of the text, or of a conversation's messages, as UTF-8."""
+        return hashlib.sha256((self.messages or self.text).encode()).digest()
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A record that is no usable conversation."""
+
+    path: str
+    """As in `Document`."""
+    reason: str
 
 
 def cut(document: Document, max_bytes: int) -> Iterator[Document]:

@@ -67,15 +67,21 @@ class TokenStream:
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
     def sequence(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, targets (int64 [T], -1 ignored) and document ids (int32 [T], 0 for the row's first)."""
+        """Tokens, targets (int64 [T], -1 ignored) and document ids (int32 [T], 0 for the row's first).
+
+        A token that is not trained on is no target.
+        """
         tokens = np.empty(self.length + 1, dtype=np.int64)
         ids = np.empty(self.length + 1, dtype=np.int32)
+        aims = np.empty(self.length + 1, dtype=np.int64)
         filled = 0
         for number, (document, begin, take) in enumerate(self._segments(index * self.length, self.length + 1)):
-            tokens[filled : filled + take] = self.documents.read(document, begin, begin + take)
+            piece = self.documents.read(document, begin, begin + take)
+            tokens[filled : filled + take] = piece
+            aims[filled : filled + take] = self.documents.as_targets(piece, document, begin)
             ids[filled : filled + take] = number
             filled += take
-        targets = tokens[1:].copy()
+        targets = aims[1:]
         if self.masked:
             targets[ids[1:] != ids[:-1]] = -1
         return tokens[:-1], targets, ids[:-1]

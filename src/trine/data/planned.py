@@ -95,8 +95,8 @@ class PlannedStream:
     def sequence(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens, targets (int64 [T], -1 ignored) and document ids (int32 [T], 0 for the row's first, -1 padding).
 
-        The target of a row's last token is the token its document goes on with, -1 where it ends. Padding is
-        token 0; rows that are not masked have document id 0 everywhere else.
+        The target of a row's last token is the token its document goes on with, -1 where it ends. A token that is not
+        trained on is no target. Padding is token 0; rows that are not masked have document id 0 everywhere else.
         """
         stage = self.stage(index)
         tokens = np.zeros(stage.length, dtype=np.int64)
@@ -107,12 +107,13 @@ class PlannedStream:
             end = segment.begin + segment.take
             follows = min(end + 1, int(self.documents.lengths[segment.document]))
             text = self.documents.read(segment.document, segment.begin, follows)
+            aims = self.documents.as_targets(text, segment.document, segment.begin)
             tokens[filled : filled + segment.take] = text[: segment.take]
-            targets[filled : filled + len(text) - 1] = text[1:]
+            targets[filled : filled + len(text) - 1] = aims[1:]
             ids[filled : filled + segment.take] = number if stage.masked else 0
+            if filled and not stage.masked:
+                targets[filled - 1] = aims[0]
             filled += segment.take
-        if not stage.masked:
-            targets[: filled - 1] = tokens[1:filled]
         return tokens, targets, ids
 
     def segments(self, index: int) -> list[Segment]:

@@ -8,9 +8,13 @@ A token folder holds, for each set (`train`, `heldout`, ...) and shard number s:
                     tokens, and last the number of tokens
     SET-0000s.src   little-endian uint16 [documents]: each document's place in the index's list of sources; there
                     when the folder names its sources
+    SET-0000s.msk   a bit per token, the first in the lowest bit of the first byte: 1 for a token to train on, 0 for
+                    one that is only read; there when the shard has one of the latter
     token_bytes.bin little-endian uint16 [vocabulary]: UTF-8 bytes a token stands for, 0 for special tokens
     index.json      {"dtype", "vocab_size", "tokenizer_sha256", "bos", "eos", "sources": [NAME],
-                    "sets": {SET: {"tokens", "documents", "bytes", "shards": [{"file", "tokens", "documents"}]}}}
+                    "sets": {SET: {"tokens", "documents", "bytes", "shards": [{"file", "tokens", "documents"}]}}};
+                    sets and shards with a .msk also have "trained", the number of its ones (of a set: over all
+                    shards)
 
 `tokenizer/` (a copy), `ledger.json` and `manifest.json` make the folder complete. A document is never cut
 by a shard. Reading needs numpy only; the tokens are mapped, never loaded whole.
@@ -46,17 +50,21 @@ class ShardWriter:
         self._folder, self._name, self._dtype, self._limit = folder, name, dtype, shard_tokens
         self._offsets: list[int] = [0]
         self._sources: list[int] = []
+        self._untrained: list[np.ndarray] = []
         self._file = None
         self.shards: list[dict[str, Any]] = []
         self.bytes = 0
 
-    def add(self, tokens: np.ndarray, text_bytes: int, source: int = 0) -> None:
-        """Append one document: its `tokens`, the bytes of text they stand for, the place of its source."""
+    def add(self, tokens: np.ndarray, text_bytes: int, source: int = 0, trained: np.ndarray | None = None) -> None:
+        """Append one document: its `tokens`, the bytes of text they stand for, the place of its source, and which of
+        the tokens to train on (bool; None: all)."""
         if self._file is not None and self._offsets[-1] + len(tokens) > self._limit:
             self._close_shard()
         if self._file is None:
             self._file = (self._folder / f"{self._stem()}.bin").open("wb")
         self._file.write(np.ascontiguousarray(tokens, dtype=self._dtype).tobytes())
+        if trained is not None:
+            self._untrained.append(self._offsets[-1] + np.flatnonzero(~trained))
         self._offsets.append(self._offsets[-1] + len(tokens))
         self._sources.append(source)
         self.bytes += text_bytes
@@ -72,8 +80,11 @@ class ShardWriter:
 
     def summary(self) -> dict[str, Any]:
         """The set's entry of index.json."""
+        masked = any("trained" in shard for shard in self.shards)
+        trained = sum(shard.get("trained", shard["tokens"]) for shard in self.shards)
         return {
             "tokens": sum(shard["tokens"] for shard in self.shards),
+            **({"trained": trained} if masked else {}),
             "documents": sum(shard["documents"] for shard in self.shards),
             "bytes": self.bytes,
             "shards": self.shards,
@@ -89,9 +100,15 @@ class ShardWriter:
         stem = self._stem()
         (self._folder / f"{stem}.idx").write_bytes(np.asarray(self._offsets, dtype="<u8").tobytes())
         (self._folder / f"{stem}.src").write_bytes(np.asarray(self._sources, dtype="<u2").tobytes())
-        documents = len(self._offsets) - 1
-        self.shards.append({"file": f"{stem}.bin", "tokens": self._offsets[-1], "documents": documents})
-        self._offsets, self._sources = [0], []
+        tokens, documents = self._offsets[-1], len(self._offsets) - 1
+        shard = {"file": f"{stem}.bin", "tokens": tokens, "documents": documents}
+        if untrained := sum(map(len, self._untrained)):
+            bits = np.ones(tokens, dtype=bool)
+            bits[np.concatenate(self._untrained)] = False
+            (self._folder / f"{stem}.msk").write_bytes(np.packbits(bits, bitorder="little").tobytes())
+            shard["trained"] = tokens - untrained
+        self.shards.append(shard)
+        self._offsets, self._sources, self._untrained = [0], [], []
 
 
 class TokenSet:
@@ -102,7 +119,10 @@ class TokenSet:
     ) -> None:
         self.source_names = source_names
         self.tokens, self.documents, self.bytes = entry["tokens"], entry["documents"], entry["bytes"]
+        self.trained: int | None = entry.get("trained")
+        """Tokens to train on; None: all, as in sets without conversations."""
         self._maps: list[np.ndarray] = []
+        self._masks: list[np.ndarray | None] = []
         starts, shard_of, sources = [], [], []
         for number, shard in enumerate(entry["shards"]):
             path = folder / Path(shard["file"]).name
@@ -111,6 +131,7 @@ class TokenSet:
             _check_size(index, (shard["documents"] + 1) * 8)
             offsets = np.fromfile(index, dtype="<u8").astype(np.int64)
             self._maps.append(np.memmap(path, dtype=dtype, mode="r"))
+            self._masks.append(_map_mask(path.with_suffix(".msk"), shard))
             starts.append(offsets)
             shard_of.append(np.full(shard["documents"], number, dtype=np.int32))
             if source_names:
@@ -133,6 +154,29 @@ class TokenSet:
         """Tokens [begin, end) of one document, as stored."""
         first = self._begin[document]
         return self._maps[self._shard[document]][first + begin : first + end]
+
+    def read_trained(self, document: int, begin: int, end: int) -> np.ndarray:
+        """Whether to train on each of the tokens [begin, end) of one document, bool."""
+        mask = self._masks[self._shard[document]]
+        if mask is None:
+            return np.ones(end - begin, dtype=bool)
+        first = self._begin[document] + begin
+        bits = np.unpackbits(mask[first // 8 : (first + end - begin + 7) // 8], bitorder="little")
+        return bits[first % 8 : first % 8 + end - begin].astype(bool)
+
+    def as_targets(self, tokens: np.ndarray, document: int, begin: int) -> np.ndarray:
+        """`tokens` of a document from `begin` on as targets, int64: -1 for those that are not trained on."""
+        targets = tokens.astype(np.int64)
+        if self.trained is not None:
+            targets[~self.read_trained(document, begin, begin + len(tokens))] = -1
+        return targets
+
+
+def _map_mask(path: Path, shard: dict[str, Any]) -> np.ndarray | None:
+    if "trained" not in shard:
+        return None
+    _check_size(path, -(-shard["tokens"] // 8))
+    return np.memmap(path, dtype=np.uint8, mode="r")
 
 
 def _read_sources(path: Path, documents: int, names: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,11 +28,11 @@ from trine.data.config import SourceConfig
 from trine.data.document import Document
 from trine.errors import BadInput
 
-TEXT, JSONL, PARQUET = (".txt", ".md"), (".jsonl",), (".parquet",)
+TEXT, JSONL, PARQUET, JSON = (".txt", ".md"), (".jsonl",), (".parquet",), (".json",)
 _MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".parquet": b"PAR1"}
-_LINE_BYTES = 1 << 28
+LINE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
-_BATCH_ROWS = 256
+BATCH_ROWS = 256
 
 
 class BadFile(BadInput):
@@ -44,12 +45,13 @@ def list_files(source: SourceConfig) -> list[Path]:
     if given.is_dir():
         found = [Path(folder) / name for folder, _, names in os.walk(given, followlinks=False) for name in names]
         chosen = [p for p in found if _wanted(source, p.relative_to(given)) and not p.name.startswith(".")]
-        files = [p for p in chosen if kind_of(p)]
+        files = [p for p in chosen if kind_of(p, chat=source.chat is not None)]
         if not files:
             held = (
                 f"; it holds {len(found)} other files, such as {sorted(found)[0].name}" if found else " (it is empty)"
             )
-            raise BadInput(f"{given}: source '{source.name}' has no .txt, .md, .jsonl or .parquet file in it{held}")
+            kinds = ".jsonl, .json or .parquet" if source.chat else ".txt, .md, .jsonl or .parquet"
+            raise BadInput(f"{given}: source '{source.name}' has no {kinds} file in it{held}")
     elif given.exists() or given.is_symlink():
         files = [given]
     elif glob.has_magic(source.path):
@@ -69,20 +71,21 @@ def _wanted(source: SourceConfig, path: Path) -> bool:
     return matches(source.include) and not matches(source.exclude)
 
 
-def kind_of(path: Path) -> tuple[str, str] | None:
-    """(format ending, compression ending or ""), or None for an ending that is not read."""
+def kind_of(path: Path, *, chat: bool = False) -> tuple[str, str] | None:
+    """(format ending, compression ending or ""), or None for an ending that is not read as text, or as `chat`."""
     packed = path.suffix.lower() if path.suffix.lower() in (".gz", ".zst") else ""
     ending = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
-    if ending in (*TEXT, *JSONL) or (ending in PARQUET and not packed):
+    if ending in (*JSONL, *(JSON if chat else TEXT)) or (ending in PARQUET and not packed):
         return ending, packed
     return None
 
 
-def inspect(path: Path) -> None:
+def inspect(path: Path, *, chat: bool = False) -> None:
     """Raise BadFile for what can be seen without reading the file through."""
-    kind = kind_of(path)
+    kind = kind_of(path, chat=chat)
     if kind is None:
-        raise BadFile(f"{path}: ends in '{path.suffix}'; expected .txt .md .jsonl (also .gz, .zst) or .parquet")
+        kinds = ".jsonl .json" if chat else ".txt .md .jsonl"
+        raise BadFile(f"{path}: ends in '{path.suffix}'; expected {kinds} (also .gz, .zst) or .parquet")
     try:
         if not path.is_file():
             what = "a broken link" if not path.exists() else "not a regular file"
@@ -102,12 +105,19 @@ def read_documents(source: SourceConfig, path: Path) -> Iterator[Document]:
     """Every document of one file. Raises BadFile."""
     inspect(path)
     ending, packed = kind_of(path) or ("", "")
-    try:
+    with reading(path):
         if ending in PARQUET:
             yield from _parquet(source, path)
             return
-        with _open(path, packed) as stream:
+        with open_packed(path, packed) as stream:
             yield from (_jsonl if ending in JSONL else _text)(source, path, stream)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise over a damaged file into BadFile."""
+    try:
+        yield
     except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
         raise BadFile(f"{path}: the compressed data is damaged or cut ({error})") from None
     except (pa.ArrowException, OSError) as error:
@@ -115,7 +125,8 @@ def read_documents(source: SourceConfig, path: Path) -> Iterator[Document]:
         raise BadFile(f"{path}: cannot be read ({text})") from None
 
 
-def _open(path: Path, packed: str) -> IO[bytes]:
+def open_packed(path: Path, packed: str) -> IO[bytes]:
+    """The bytes of a file that is compressed as its ending `packed` says."""
     match packed:
         case ".gz":
             return io.BufferedReader(gzip.GzipFile(path))
@@ -155,7 +166,7 @@ class _WholeZstd(io.RawIOBase):
         return count
 
 
-def _lines(path: Path, stream: IO[bytes], limit: int) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, stream: IO[bytes], limit: int) -> Iterator[tuple[int, str]]:
     """(line number, text with its line end); a line longer than `limit` bytes comes in pieces."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     number, first = 1, True
@@ -177,7 +188,7 @@ def _lines(path: Path, stream: IO[bytes], limit: int) -> Iterator[tuple[int, str
 
 
 def _text(source: SourceConfig, path: Path, stream: IO[bytes]) -> Iterator[Document]:
-    numbered = _lines(path, stream, _PIECE_BYTES)
+    numbered = numbered_lines(path, stream, _PIECE_BYTES)
     found = False
     if source.documents == "line":
         for number, line in numbered:
@@ -211,7 +222,7 @@ def _gathered(lines: Iterable[str]) -> Iterator[str]:
 
 def _jsonl(source: SourceConfig, path: Path, stream: IO[bytes]) -> Iterator[Document]:
     found = False
-    for number, line in _lines(path, stream, _LINE_BYTES):
+    for number, line in numbered_lines(path, stream, LINE_BYTES):
         if not line.strip():
             continue
         found = True
@@ -254,7 +265,7 @@ def _parquet(source: SourceConfig, path: Path) -> Iterator[Document]:
     if file.metadata.num_rows == 0:
         raise BadFile(f"{path}: holds no row")
     row = 0
-    for batch in file.iter_batches(_BATCH_ROWS, columns=[source.text_field]):
+    for batch in file.iter_batches(BATCH_ROWS, columns=[source.text_field]):
         for text in batch.column(0).to_pylist():
             if text is None:
                 raise BadFile(f"{path}#{row}: '{source.text_field}' is null, expected text")

@@ -1,8 +1,9 @@
 """A byte-level BPE with Trinity's pre-tokenizer, trained on a corpus; any byte-level tokenizer.json, checked.
 
-A tokenizer folder is what transformers reads: `tokenizer.json` and `tokenizer_config.json`. Source of the
-pre-tokenizer: Trinity Large report (arXiv revision), tokenizer section: digit runs isolated and cut into groups
-of three from the right, runs of scripts without spaces isolated, the main expression, then bytes.
+A tokenizer folder is what transformers reads: `tokenizer.json`, `tokenizer_config.json` and, where conversations are
+to be rendered, `chat_template.jinja`. Source of the pre-tokenizer: Trinity Large report (arXiv revision), tokenizer
+section: digit runs isolated and cut into groups of three from the right, runs of scripts without spaces isolated, the
+main expression, then bytes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ from typing import Any
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from trine.data.chat import ChatRenderer
 from trine.data.config import TokenizerConfig
 from trine.data.corpus import read_ledger, read_rows
+from trine.data.templates import CHATML_TOKENS, named_template
 from trine.errors import BadInput
 from trine.manifest import publish, sha256_file
 from trine.progress import Progress, silent
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
+END_OF_ANSWER = "eot_token"
+"""Key of tokenizer_config.json for the token that ends an answer."""
+_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 _KNOWN_BOS = (BOS, "<s>", "<bos>")
 _KNOWN_EOS = (EOS, "<|endoftext|>", "</s>", "<eos>", "<|im_end|>")
 DIGIT_RUNS = r"\p{N}+"
@@ -52,22 +58,73 @@ def trinity_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 def train_tokenizer(config: TokenizerConfig, corpus: Path, out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Train on the training set of `corpus`, or check and copy `config.path`; publish the folder `out`.
 
-    Returns vocab_size, bytes read and sha256. Raises BadInput.
+    Returns vocab_size, bytes read, sha256 and, with a chat template, what ends an answer. Raises BadInput.
     """
-    read = 0
+    read, source = 0, None
+    names: dict[str, str | None] = {"bos_token": BOS, "eos_token": EOS}
     if config.path is not None:
-        tokenizer = open_tokenizer(Path(config.path).expanduser()).tokenizer
+        source = Path(config.path).expanduser()
+        opened = open_tokenizer(source)
+        tokenizer, names = opened.tokenizer, _named_tokens(opened, source)
     else:
         tokenizer, read = _train(config, corpus, progress)
+    template, end = _template(config, corpus, tokenizer, source), None
     with publish(out, "tokenizer") as folder:
         tokenizer.save(str(folder / "tokenizer.json"))
-        _write_config(tokenizer, folder)
-    return {
+        _write_config(names, folder)
+        if template is not None:
+            (folder / "chat_template.jinja").write_text(template)
+            where = f"tokenizer.chat_template {config.chat_template}" if config.chat_template else str(source)
+            end = ChatRenderer(folder, where).end_of_answer
+            _write_config(names | {END_OF_ANSWER: end}, folder)
+    made = {
         "vocab_size": tokenizer.get_vocab_size(),
         "bytes": read,
         "sha256": sha256_file(out / "tokenizer.json"),
         "out": str(out),
     }
+    return made if end is None else made | {"end_of_answer": end}
+
+
+def _named_tokens(opened: OpenTokenizer, source: Path) -> dict[str, str | None]:
+    """The special tokens of an existing tokenizer by the names that its folder gives them."""
+    beside = _config_beside(source)
+    named = {key: _content(value) for key, value in beside.items() if key in _NAMED}
+    text = opened.tokenizer.id_to_token
+    found = {"bos_token": opened.bos, "eos_token": opened.eos}
+    return named | {key: None if i is None else text(i) for key, i in found.items()}
+
+
+def _template(config: TokenizerConfig, corpus: Path, tokenizer: Tokenizer, source: Path | None) -> str | None:
+    """The chat template: the config's, the one of the folder `source`, or what conversations in the corpus need."""
+    if config.chat_template is not None:
+        return named_template(config.chat_template)
+    if source is not None and (own := _own_template(source)):
+        return own
+    if not _holds_conversations(corpus):
+        return None
+    able = all(tokenizer.token_to_id(one) is not None for one in CHATML_TOKENS)
+    return named_template("chatml" if able else "plain")
+
+
+def _own_template(source: Path) -> str | None:
+    file = (source if source.is_dir() else source.parent) / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text()
+    named = _config_beside(source).get("chat_template")
+    if isinstance(named, list):  # several, by name
+        named = next((one.get("template") for one in named if one.get("name") == "default"), None)
+    return named if isinstance(named, str) else None
+
+
+def _config_beside(source: Path) -> dict[str, Any]:
+    """tokenizer_config.json of a tokenizer's folder; nothing where there is none."""
+    file = (source if source.is_dir() else source.parent) / "tokenizer_config.json"
+    return json.loads(file.read_bytes()) if file.is_file() else {}
+
+
+def _holds_conversations(corpus: Path) -> bool:
+    return corpus.is_dir() and any(one.get("conversations") for one in read_ledger(corpus)["sources"])
 
 
 def _train(config: TokenizerConfig, corpus: Path, progress: Progress) -> tuple[Tokenizer, int]:
@@ -78,7 +135,7 @@ def _train(config: TokenizerConfig, corpus: Path, progress: Progress) -> tuple[T
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=[BOS, EOS],
+        special_tokens=[BOS, EOS, *_more_tokens(config, corpus)],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -106,11 +163,17 @@ def _train(config: TokenizerConfig, corpus: Path, progress: Progress) -> tuple[T
     return tokenizer, read
 
 
-def _write_config(tokenizer: Tokenizer, folder: Path) -> None:
+def _more_tokens(config: TokenizerConfig, corpus: Path) -> list[str]:
+    """The config's special tokens and, for chatml, its own."""
+    default = "chatml" if _holds_conversations(corpus) else None
+    chatml = CHATML_TOKENS if (config.chat_template or default) == "chatml" else ()
+    return list(dict.fromkeys((*config.special_tokens, *chatml)))
+
+
+def _write_config(names: dict[str, str | None], folder: Path) -> None:
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": _known(tokenizer, _KNOWN_BOS),
-        "eos_token": _known(tokenizer, _KNOWN_EOS),
+        **names,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000_000,
     }
@@ -158,9 +221,7 @@ def open_tokenizer(path: Path, *, exact_bytes: bool = True) -> OpenTokenizer:
         raise BadInput(f"{file}: its decoder is not byte-level, so tokens have no exact length in bytes")
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    named: dict[str, Any] = {}
-    if (beside := file.with_name("tokenizer_config.json")).is_file():
-        named = json.loads(beside.read_bytes())
+    named = _config_beside(file)
     bos = _content(named.get("bos_token")) or _known(tokenizer, _KNOWN_BOS)
     eos = _content(named.get("eos_token")) or _known(tokenizer, _KNOWN_EOS)
     ids = [tokenizer.token_to_id(one) if one else None for one in (bos, eos)]

@@ -32,7 +32,8 @@ class BitsResult:
 def bits_per_byte(model: LanguageModel, batches: Iterable[Batch], token_bytes_V: Tensor, chunk: int) -> BitsResult:
     """Sum of -log2 p(token) over the sum of the predicted tokens' UTF-8 bytes.
 
-    The end-of-document token costs bits and has no bytes, so knowing where a text ends counts. `token_bytes_V`
+    What is no target of its batch, such as the questions of conversations, is neither in the bits nor in the bytes. The
+    end-of-document token costs bits and has no bytes, so knowing where a text ends counts. `token_bytes_V`
     int [V]; `chunk` positions have their logits at one time. No bytes at all gives NaN.
     """
     nll, size, tokens = 0.0, 0, 0

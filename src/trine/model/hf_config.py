@@ -170,7 +170,22 @@ def token_text(value: Any) -> str | None:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the tokenizer files that `source` has into `folder`."""
+    """Copy the tokenizer files that `source` has into `folder`, whose generation then also ends where answers end."""
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    _end_with_answers(folder)
+
+
+def _end_with_answers(folder: Path) -> None:
+    """Add the token that ends an answer (`eot_token` of the tokenizer) to generation_config.json."""
+    tokenizer, path = folder / "tokenizer_config.json", folder / "generation_config.json"
+    end = token_text(read_mapping(tokenizer).get("eot_token")) if tokenizer.is_file() else None
+    if end is None or not path.is_file():
+        return
+    ids = {one["content"]: one["id"] for one in read_mapping(folder / "tokenizer.json").get("added_tokens", [])}
+    values = read_mapping(path)
+    given = values.get("eos_token_id")
+    ends = [given] if isinstance(given, int) else list(given or ())
+    if end in ids and ids[end] not in ends:
+        _write_json(path, values | {"eos_token_id": [*ends, ids[end]]})

@@ -98,7 +98,8 @@ def _tiles(files: RunFiles) -> list[dict[str, str]]:
     ]
     for name, value in (scored[-1]["bits_per_byte"] if scored else {}).items():
         first = scored[0]["bits_per_byte"].get(name)
-        tiles.append(_tile(f"bits per byte, {name}", _figure(value), f"from {_figure(first)}"))
+        what = ", of answers alone" if name in scored[-1].get("answers_only", ()) else ""
+        tiles.append(_tile(f"bits per byte, {name}", _figure(value), f"from {_figure(first)}{what}"))
     note = "none" if not found else "at step " + ", ".join(f"{step:,}" for step in found[:5])
     tiles += [
         _tile("loss spikes", str(len(found)), f"{note}; six robust deviations above the median of {WINDOW} steps"),

@@ -112,7 +112,7 @@ class Run:
             parts = meter.seconds  # on CUDA: when the update is done
             record = self._record(step, factor, result, time.monotonic() - begun, parts, meter.memory_bytes)
             if step % self.plan.eval_every == 0 or step == steps:
-                record["bits_per_byte"] = self._evaluate(timeline.span(step).train)
+                record |= {"bits_per_byte": self._evaluate(timeline.span(step).train)} | self.plan.answers_only
             self._write(record)
             if step % self.plan.save_every == 0 or step == steps:
                 self._save(step)
@@ -205,6 +205,8 @@ class Run:
             "batch_het": result.batch_het,
             **self.stability.add(result.loss, result.grad_norm),
         }
+        if plan.on_answers:
+            record["targets"] = result.targets
         if len(plan.timeline.spans) > 1:
             record["phase"] = span.phase
             record["batch_sequences"] = span.train.batch_sequences

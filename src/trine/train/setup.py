@@ -55,6 +55,17 @@ class Plan:
     def epoch_tokens(self) -> int:
         return self.shards.sets["train"].tokens
 
+    @property
+    def on_answers(self) -> bool:
+        """Whether some training tokens are no targets: those of conversations that are no answers."""
+        return self.shards.sets["train"].trained is not None
+
+    @property
+    def answers_only(self) -> dict[str, list[str]]:
+        """For a record with bits per byte: the sets of which answers alone are scored, where there is one."""
+        names = [name for name in self.eval_sets if self.shards.sets[name].trained is not None]
+        return {"answers_only": names} if names else {}
+
 
 def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: Path) -> Plan:
     """Resolve and check everything that can be known before a step. Raises BadInput."""
@@ -64,6 +75,8 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
     timeline = Timeline(train, optim.schedule)
     if "train" not in shards.sets:
         raise BadInput(f"{tokens}: has no set named train (sets: {', '.join(shards.sets) or 'none'})")
+    if shards.sets["train"].trained == 0:
+        raise BadInput(f"{tokens}: of the set train no token is to be trained on")
     check_mix(timeline, shards.sets["train"], tokens)
     start = Path(train.init_from).expanduser() if train.init_from else None
     if start is not None:

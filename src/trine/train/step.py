@@ -43,8 +43,10 @@ class StepResult:
     """Mean squared log-normaliser, before its coefficient."""
     grad_norm: float
     batch_het: float
-    """Largest less mean loss of the micro-batches (BatchHet of the Trinity Large report, section 4)."""
+    """Largest less mean loss of the micro-batches with targets (BatchHet of the Trinity Large report, section 4)."""
     router: list[LayerHealth]
+    targets: int
+    """Predicted tokens of the global batch."""
     bias_change: tuple[float, ...] = ()
     """Root mean square, over the experts of each sparse layer, of the selection bias's move in this step."""
 
@@ -134,7 +136,7 @@ def _result(
 ) -> StepResult:
     counts, ces, zs, balances = zip(*sums, strict=True)
     targets = max(sum(counts), 1)
-    losses = [ce / max(count, 1) for ce, count in zip(ces, counts, strict=True)]
+    losses = [ce / count for ce, count in zip(ces, counts, strict=True) if count] or [0.0]
     (grad_norm, *moves), *_ = rest
     return StepResult(
         loss=sum(ces) / targets,
@@ -143,5 +145,6 @@ def _result(
         grad_norm=grad_norm,
         batch_het=max(losses) - sum(losses) / len(losses),
         router=layer_health(layers, health),
+        targets=int(sum(counts)),
         bias_change=tuple(moves),
     )
