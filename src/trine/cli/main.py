@@ -74,6 +74,9 @@ def make_app(verb: str | None = None) -> App:
     lora = App(name="lora", help="`lora extract`: an adapter out of the difference of two models.", sort_key=9)
     lora.command("trine.cli.lora:extract", name="extract")
     app.command(lora)
+    tokens = App(name="tokens", help="`tokens transplant`: a model with another's tokenizer.", sort_key=9)
+    tokens.command("trine.cli.tokens:transplant", name="transplant")
+    app.command(tokens)
     spectrum = App(
         name="spectrum", help="`spectrum scan`, `select`: the matrices that stand out of the noise.", sort_key=9
     )

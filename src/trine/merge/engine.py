@@ -265,13 +265,14 @@ class _Run:
         """The small files and the manifest; the folder is complete then."""
         notes = self.hashes.notes()
         meta = {
+            "verb": self.plan.verb,
             "config": self.plan.recipe.text,
             "method": self.plan.recipe.method,
             "numerics": "mergekit" if self.options.mergekit else "accurate",
             "seed": self.options.seed,
             "command": self.options.command,
             "aligned": self.plan.aligned,
-            "inputs": self.hashes.found,
+            "inputs": self.hashes.found | self.plan.sources,
             "notes": [*self.plan.notes, *notes],
             "repaired": self.journal.notes,
         }

@@ -12,8 +12,7 @@ from trine.merge.names import EMBEDDING, HEAD
 from trine.merge.plan import Plan
 from trine.weights.index import INDEX
 
-COPIED = (
-    "generation_config.json",
+TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -25,6 +24,9 @@ COPIED = (
     "spiece.model",
     "chat_template.jinja",
     "chat_template.json",
+)
+COPIED = (
+    "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
@@ -39,9 +41,13 @@ def write_small_files(plan: Plan, files: list[OutputFile], folder: Path, meta: d
     config = output_config(plan)
     if config:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in COPIED:
-        if (donor.folder / name).is_file():
-            shutil.copyfile(donor.folder / name, folder / name)
+    if plan.generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(plan.generation, indent=2) + "\n")
+    giver = plan.models[plan.tokenizer or plan.donor]
+    for source, names in ((giver, TOKENIZER), (donor, COPIED)):
+        for name in names:
+            if (source.folder / name).is_file() and not (folder / name).exists():
+                shutil.copyfile(source.folder / name, folder / name)
     if len(files) > 1:
         weight_map = {job.name: file.name for file in files for job, _ in file.places}
         index = {"metadata": {"total_size": plan.write_bytes}, "weight_map": weight_map}

@@ -53,6 +53,7 @@ class InputHashes:
         self.journal, self.stop = journal, stop
         self.found: dict[str, str] = {}
         self.expected = _expected(plan, checksums)
+        self.computed = plan.computed
         self._left = iter(plan.files)
 
     def run(self) -> None:
@@ -64,7 +65,8 @@ class InputHashes:
         if expected not in (None, found):
             raise TrineError(f"{path}: its SHA-256 is {found}, expected {expected}: the file is damaged")
         self.journal.input(str(path.resolve()), found)
-        self.found[str(path)] = found
+        if path.parent != self.computed:
+            self.found[str(path)] = found
 
     def notes(self) -> list[str]:
         """`inputs unverified`, said once, when some file was compared with nothing."""

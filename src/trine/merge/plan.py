@@ -97,10 +97,20 @@ class Plan:
     layers: list[tuple[ModelReference, int]] = field(default_factory=list)
     """For stacked slices, the model and layer that each output layer's settings come from."""
     notes: list[str] = field(default_factory=list)
+    verb: str = "merge"
+    """The verb of the command line that makes the result."""
     title: str | None = None
     """What the model card calls the result, where it is no merge."""
     config: dict[str, Any] | None = None
     """config.json of the result, where it is not the donor's."""
+    generation: dict[str, Any] | None = None
+    """generation_config.json of the result, where it is not the donor's."""
+    tokenizer: ModelReference | None = None
+    """Where the tokenizer comes from, when not from the donor."""
+    computed: Path | None = None
+    """A folder of tensors that were computed for this plan, which the record does not count as an input."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of files that such tensors were computed from."""
     aligned: bool = False
     """Whether experts were put in the order of the reference's."""
 

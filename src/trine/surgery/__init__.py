@@ -1,5 +1,5 @@
-"""Models rebuilt from the tensors of others: experts from dense models, adapters out of differences.
+"""Models rebuilt from the tensors of others: experts from dense models, other tokenizers, adapters out of differences.
 
-`moe` plans every output tensor as a copy or as a computed tensor and leaves the writing to the merge engine, so it
-streams, resumes and publishes as merges do; `lora` writes an adapter.
+`moe` and `transplant` plan every output tensor as a copy or as a computed tensor and leave the writing to the merge
+engine, so they stream, resume and publish as merges do; `lora` writes an adapter.
 """

@@ -1,4 +1,4 @@
-"""The config of `trine moe`, in mergekit-moe's YAML."""
+"""The config of `trine moe`, in mergekit-moe's YAML, and the methods of `trine tokens transplant`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from trine.config.base import Count, Frozen
 from trine.merge.config import DtypeName, ModelReference
 
+TokenMethod = Literal["omp", "common-interpolation", "mean", "zero"]
 _PROMPTED = ("hidden", "hidden_avg", "hidden_last", "cheap_embed")
 
 

@@ -19,6 +19,7 @@ from trine.errors import BadInput
 from trine.merge.dtypes import Array
 from trine.progress import Progress, silent
 from trine.surgery.config import Expert, MoeConfig
+from trine.surgery.vocabulary import load_tokenizer
 from trine.weights.reader import TensorReader
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -66,12 +67,7 @@ def _directions(rows: Tensor, groups: list[list[str]], combine: Callable[..., Te
 
 def _tokens(folder: Path, prompts: list[str]) -> list[list[int]]:
     """Token ids of each prompt, after the token that begins a text where the tokenizer has one."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder}: has no tokenizer, which prompts need ({str(error).splitlines()[0]})") from None
+    tokenizer = load_tokenizer(folder, "prompts need")
     found = [tokenizer((tokenizer.bos_token or "") + one, add_special_tokens=False)["input_ids"] for one in prompts]
     for prompt, ids in zip(prompts, found, strict=True):
         if not ids:

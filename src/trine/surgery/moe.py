@@ -131,11 +131,9 @@ def make_moe(found: Upcycling, out: Path, options: Options, progress: Progress =
 
     resolved = {**found.resolved, "seed": options.seed, "verb": "moe"}
     reference, made = computed(out, resolved, found.models, make)
-    models = dict(found.models)
-    models[reference] = made
     title = f"A mixture of {len(config.experts)} experts ({target.name}) from dense models"
     shape = output_config(target, config, found.base.config)
-    plan = plan_of_copies(config.base_model, models, title, shape, found.text, resolved)
+    plan = plan_of_copies(config.base_model, found.models, "moe", title, shape, found.text, resolved)
     plan.jobs = [*found.jobs, *(_from_made(reference, made, name, found.stored) for name in made.ordered)]
     plan.notes = list(_notes(found, made))
     return build(plan, out, options, progress)
