@@ -119,7 +119,7 @@ def generate(home: Path, hidden: int, layers: int, ffn: int, vocabulary: int) ->
     shards = [names[len(names) * i // 4 : len(names) * (i + 1) // 4] for i in range(4)]
     for seed, model in enumerate(("base", "a", "b", "c")):
         folder = home / model
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
         weight_map = {}
         for i, shard in enumerate(shards, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
 from pathlib import Path
@@ -92,8 +93,13 @@ def planned(config: Path) -> Any:
     from trine.merge.reading import load_recipe
     from trine.merge.tokens import with_tokenizer
 
-    recipe = load_recipe(config)
-    return with_tokenizer(make_plan(recipe, open_models(recipe.models)))
+    gc.disable()  # a plan is a million objects that stay, and the search among them for cycles took a third of its time
+    try:
+        recipe = load_recipe(config)
+        return with_tokenizer(make_plan(recipe, open_models(recipe.models)))
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def write_report(plan: Any, out: Path, options: Any, page: Path, progress: Any) -> None:
