@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tests.conftest import Command
+from tests.e2e.cards import made_again
 from tests.surgery.test_lora import tuned
 from trine.manifest import verify
 
@@ -18,5 +19,8 @@ def test_an_adapter_is_extracted(trine: Command, tmp_path: Path) -> None:
     verify(tmp_path / "adapter", "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["base_model_name_or_path"]) == ("LORA", 2, "base")
+    made_again(tmp_path / "adapter", tmp_path)
+    page = trine("report", "adapter", cwd=tmp_path)
+    assert (page.returncode, "`trine lora extract`, of which there is no page" in page.stderr) == (2, True)
     again = trine("lora", "extract", "tuned", "base", "adapter", cwd=tmp_path)
     assert (again.returncode, "already exists" in again.stderr) == (2, True)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tests.conftest import Command
+from tests.e2e.cards import made_again
 from tests.e2e.test_merge import load
 from tests.surgery.donors import dense
 from trine.manifest import verify
@@ -26,10 +27,11 @@ def test_a_mixture_is_built_and_its_command_builds_it_again(trine: Command, tmp_
     assert "mixtral, 2 experts in 3 layers, gates hidden" in done.stdout
     assert str(load(tmp_path / "out").dtype) == "torch.bfloat16"
     record = verify(tmp_path / "out", "model")
-    assert trine("moe", "moe.yaml", "again", cwd=tmp_path).returncode == 0
-    again = verify(tmp_path / "again", "model")
-    assert record["files"]["model.safetensors"] == again["files"]["model.safetensors"]
     assert record["meta"]["command"] == "trine moe moe.yaml out"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "again", "b", "moe.yaml", "out"]
+    assert set(record["meta"]["inputs"]) == {"a/model.safetensors", "b/model.safetensors"}
+    made_again(tmp_path / "out", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "moe.yaml", "out", "out before"]
+    page = trine("report", "out", cwd=tmp_path)
+    assert (page.returncode, "out: was made by `trine moe`, of which there is no page" in page.stderr) == (2, True)
     refused = trine("moe", "moe.yaml", "out", cwd=tmp_path)
     assert (refused.returncode, "already exists" in refused.stderr) == (2, True)

@@ -319,6 +319,19 @@ def test_a_killed_transplant_goes_on_with_the_batches_it_has(
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
+def test_a_dry_run_counts_and_writes_nothing(
+    pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trine.cli.main import main
+
+    assert main(["tokens", "transplant", *pair, str(tmp_path / "out"), "-k", "6", "--dry-run", "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert counts["shared"] + counts["approximated"] == counts["tokens"] == counts["rows"]
+    assert counts["seconds"] > 0
+    assert counts["roles"] == {"eos": ["<|end|>", "</s>"], "bos": ["<|begin|>", "<s>"]}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_transplanted_is_refused(pair: tuple[str, str], tmp_path: Path) -> None:
     import shutil
 

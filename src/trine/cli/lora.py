@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from trine.cli.live import watching
 from trine.cli.result import Shown
+from trine.cli.words import command_line
 
 
 def extract(
@@ -26,7 +27,7 @@ def extract(
     from trine.surgery.lora import extract_lora
 
     with watching() as watch:
-        found = extract_lora(tuned, base, out, rank, watch.progress)
+        found = extract_lora(tuned, base, out, rank, command_line(), watch.progress)
     lines = [
         f"adapter  {out}: {found['modules']} modules at rank {rank}",
         f"misses   {found['relative_error']:.2%} of the norm of the differences; most, {found['worst']['error']:.2%}, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +11,7 @@ from cyclopts import Parameter
 
 from trine.cli.live import clock, watching
 from trine.cli.result import Shown
-from trine.cli.words import DryRun
+from trine.cli.words import DryRun, command_line
 from trine.errors import BadInput
 
 
@@ -56,7 +55,7 @@ def merge(
     from trine.merge.engine import merge as run
     from trine.merge.hashing import read_checksums
 
-    command = shlex.join(["trine", *(word for word in sys.argv[1:] if word != "--json")])
+    command = command_line()
     known = read_checksums(checksums) if checksums else ()
     options = Options(numerics == "mergekit", seed, allow_nonfinite, shard_bytes, threads, known, command)
     if sweep and not dry_run:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ from cyclopts import Parameter
 
 from trine.cli.live import watching
 from trine.cli.result import Shown
-from trine.cli.words import DryRun
+from trine.cli.words import DryRun, command_line
 
 
 def moe(
@@ -43,7 +41,7 @@ def moe(
     if dry_run:
         line = f"  writes     {size / 1e9:.2f} GB, {parameters:,} parameters beside the routers"
         return Shown(record, f"into {out}, nothing written by this command:\n  target     {about}\n{line}")
-    command = shlex.join(["trine", *(word for word in sys.argv[1:] if word != "--json")])
+    command = command_line()
     with watching() as watch:
         options = Options(seed=seed, shard_bytes=shard_bytes, threads=threads, command=command)
         made = make_moe(found, out, options, watch.progress)

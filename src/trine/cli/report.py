@@ -35,7 +35,13 @@ def report(
         _scanned(run, path)
         return Shown({"out": str(path)}, f"report   {path}")
     meta = read_manifest(run)["meta"] if (run / MANIFEST).is_file() else {}
-    if "method" in meta:
+    verb = meta.get("verb", "merge" if "method" in meta else None)
+    if verb not in (None, "merge"):
+        raise BadInput(
+            f"{run}: was made by `trine {verb}`, of which there is no page: pages show runs, merges and scans. "
+            f"{run / 'README.md'} says what it was made from"
+        )
+    if verb:
         path = out or run.with_name(f"{run.name}.html")
         _merged(run, meta, path)
     else:

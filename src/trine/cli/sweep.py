@@ -28,6 +28,10 @@ def run_sweep(sweep_file: Path, merge_file: Path, out: Path, options: Options, a
             words += ["--numerics", "mergekit"]
         if options.seed:
             words += ["--seed", str(options.seed)]
+        if options.allow_nonfinite:
+            words += ["--allow-nonfinite"]
+        if options.shard_bytes != Options.shard_bytes:
+            words += ["--shard-bytes", str(options.shard_bytes)]
         merge(plan, model, replace(options, command=shlex.join(words)))
 
     settings = {

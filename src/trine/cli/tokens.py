@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +9,7 @@ from cyclopts import Parameter
 
 from trine.cli.live import clock, watching
 from trine.cli.result import Shown
-from trine.cli.words import DryRun
+from trine.cli.words import DryRun, command_line
 from trine.surgery.config import TokenMethod
 
 
@@ -49,7 +47,7 @@ def transplant(
         text = [f"into {out}, nothing written by this command:", *text]
         text += [f"time     about {clock(seconds)} on this machine, and that of copying"] if seconds else []
         return Shown({**record, "seconds": seconds}, "\n".join(text))
-    command = shlex.join(["trine", *(word for word in sys.argv[1:] if word != "--json")])
+    command = command_line()
     with watching() as watch:
         made = run(found, out, Options(shard_bytes=shard_bytes, threads=threads, command=command), watch.progress)
     return Shown({**record, **made}, "\n".join([f"model    {out}: {found.model} with the tokenizer of {donor}", *text]))

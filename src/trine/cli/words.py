@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +26,11 @@ DryRun = Annotated[bool, Parameter(help="Print what would be done, and write not
 def load(config: Path, options: Sequence[str]) -> Loaded[Config]:
     """The config with the command line's options on top. Raises BadInput."""
     return load_config(Config, config, options, verb_options=VERB_OPTIONS)
+
+
+def command_line() -> str:
+    """The command as a shell reads it, for a model's card."""
+    return shlex.join(["trine", *(word for word in sys.argv[1:] if word != "--json")])
 
 
 def run_folder(loaded: Loaded[Config], out: Path | None) -> Path:

@@ -161,14 +161,23 @@ def _measure(
     for start, stop in inputs.spans():
         block = inputs.block(start, stop)
         base = block.base if block.base is not None else block.models[place]
-        deltas = [inputs.q(block.models[i] - base) for i in others]
-        change = merged.read(start, stop) - base
+        with np.errstate(invalid="ignore"):
+            deltas = [inputs.q(block.models[i] - base) for i in others]
+            change = merged.read(start, stop) - base
+        if options.allow_nonfinite:
+            base, change, *deltas = _finite([base, change, *deltas])
         _see(sums, base, deltas, change)
         if rules is not None:
             _see_trimmed(
                 sums, inputs, [pruned(inputs, rules[i], d.copy(), start) for i, d in enumerate(deltas)], deltas, method
             )
     return sums
+
+
+def _finite(arrays: list[Array]) -> list[Array]:
+    """The arrays with 0 wherever one of them is NaN or infinite, as if nothing had happened there."""
+    good = np.logical_and.reduce([np.isfinite(one) for one in arrays])
+    return arrays if good.all() else [np.where(good, one, one.dtype.type(0)) for one in arrays]
 
 
 def _see(sums: Sums, base: Array, deltas: list[Array], change: Array) -> None:

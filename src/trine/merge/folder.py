@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from trine import __version__
 from trine.merge.layout import OutputFile
 from trine.merge.names import EMBEDDING, HEAD
 from trine.merge.plan import Plan
@@ -101,11 +102,12 @@ def _card(plan: Plan, meta: dict[str, Any]) -> str:
         "",
         f"# {plan.title or f'A merge by {plan.recipe.method}'}",
         "",
-        "Made with trine from",
+        "Made from",
         "",
         *models,
         "",
-        f"Arithmetic: {meta['numerics']}; seed {meta['seed']}. The SHA-256 of every file is in `manifest.json`.",
+        f"Made by trine {__version__}; arithmetic: {meta['numerics']}; seed {meta['seed']}. The SHA-256 of every file "
+        "is in `manifest.json`.",
         "",
         "## Recipe",
         "",
@@ -114,6 +116,8 @@ def _card(plan: Plan, meta: dict[str, Any]) -> str:
         "```",
         "",
         "## Command",
+        "",
+        "Where its paths and the recipe's lead to the inputs, and there is no output yet, it makes the same files:",
         "",
         f"    {meta['command']}",
         "",

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trine import __version__
 from trine.errors import BadInput
-from trine.manifest import publish
+from trine.manifest import publish, sha256_file
 from trine.progress import Progress, silent
 from trine.weights.hub import model_folder
 from trine.weights.reader import TensorReader
@@ -39,9 +40,12 @@ class _Seen:
     worst: tuple[float, str] = (0.0, "")
 
 
-def extract_lora(tuned: str, base: str, out: Path, rank: int, progress: Progress = silent) -> dict[str, Any]:
+def extract_lora(
+    tuned: str, base: str, out: Path, rank: int, command: str = "", progress: Progress = silent
+) -> dict[str, Any]:
     """Write the adapter that turns `base` into `tuned` into the new folder `out`; what it keeps.
 
+    `command` is for its card.
     `relative_error` is the norm of what the adapter misses over the norm of all matrix differences. Raises BadInput
     when `out` exists, or the models do not have the same matrices or differ in none.
     """
@@ -67,8 +71,11 @@ def extract_lora(tuned: str, base: str, out: Path, rank: int, progress: Progress
         "worst": {"error": seen.worst[0], "module": seen.worst[1]},
         "left_out": seen.left_out,
     }
-    with publish(out, "adapter", found) as folder:
+    files = sorted({info.file for reader in readers for info in reader.tensors.values()})
+    found["inputs"] = {str(file): sha256_file(file) for file in files}
+    with publish(out, "adapter", {"verb": "lora extract", "command": command, **found}) as folder:
         _write(folder, seen, base, rank)
+        (folder / "README.md").write_text(_card(tuned, base, command, found))
     return found
 
 
@@ -139,3 +146,44 @@ def _write(folder: Path, seen: _Seen, base: str, rank: int) -> None:
         "target_modules": seen.modules,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _card(tuned: str, base: str, command: str, found: dict[str, Any]) -> str:
+    """README.md: what the adapter came from and the command that makes it again."""
+    worst = found["worst"]
+    lines = [
+        "---",
+        "library_name: peft",
+        f"base_model: {json.dumps(base)}",
+        "tags: [lora, trine]",
+        "---",
+        "",
+        f"# What turns `{base}` into `{tuned}`, at rank {found['rank']}",
+        "",
+        f"Made by trine {__version__}: {found['modules']} modules. It misses {found['relative_error']:.2%} of the norm "
+        f"of the differences; most, {worst['error']:.2%}, in `{worst['module']}`. The SHA-256 of every file is in "
+        "`manifest.json`.",
+        "",
+        "## Command",
+        "",
+        "Where its paths lead to the inputs, and there is no output yet, it makes the same files:",
+        "",
+        f"    {command}",
+        "",
+        "## Inputs",
+        "",
+        "| file | SHA-256 |",
+        "|---|---|",
+        *(f"| `{file}` | `{sha256}` |" for file, sha256 in found["inputs"].items()),
+        "",
+    ]
+    if rest := found["left_out"]:
+        lines += [
+            "## Not in it",
+            "",
+            "Tensors that differ and have no place in an adapter:",
+            "",
+            *(f"- `{one}`" for one in rest),
+            "",
+        ]
+    return "\n".join(lines)

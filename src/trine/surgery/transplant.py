@@ -20,8 +20,9 @@ from trine.merge.names import EMBEDDING, HEAD
 from trine.merge.plan import Job
 from trine.progress import Progress, silent
 from trine.surgery.config import TokenMethod
-from trine.surgery.copying import Pieces, build, computed, copy_of, plan_of_copies, stamp_of
+from trine.surgery.copying import build, computed, copy_of, plan_of_copies, stamp_of
 from trine.surgery.landmarks import METHODS, Combination, Landmarks, batch_rows, combined
+from trine.surgery.pieces import Pieces
 from trine.surgery.tables import TYPES, block_rows, created, mapped, mean_row
 from trine.surgery.token_ids import output_config, output_generation
 from trine.surgery.vocabulary import Matching, Vocabulary, match, read_vocabulary
