@@ -92,12 +92,12 @@ def _agrees(kept: Any, now: Any) -> bool:
 
 
 def _tokens_digest(folder: Path) -> str | None:
-    """SHA-256 over the checksums of the token folder's data; None where the folder is not (yet) there."""
+    """SHA-256 over the checksums of the token folder's tokens and documents; None where the folder is not (yet) there."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     files = json.loads(path.read_text())["files"]
-    return digest_of({name: entry["sha256"] for name, entry in files.items() if name != "ledger.json"})
+    return digest_of({name: entry["sha256"] for name, entry in files.items() if name.endswith((".bin", ".idx"))})
 
 
 def _short(value: float | None) -> float | None:
