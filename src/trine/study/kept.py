@@ -92,7 +92,7 @@ def _agrees(kept: Any, now: Any) -> bool:
 
 
 def _tokens_digest(folder: Path) -> str | None:
-    """SHA-256 over the checksums of the token folder's tokens and documents; None where the folder is not (yet) there."""
+    """SHA-256 over the checksums of the token folder's tokens; None where the folder is not (yet) there."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
