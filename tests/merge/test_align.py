@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.merge.checkpoints import read_weights, transformers_model, write_weights
+from trine.cli.main import main
 from trine.errors import BadInput
+from trine.manifest import read_manifest
 from trine.merge.align import align_experts, match
 from trine.merge.assignment import assign
 from trine.merge.dtypes import Array
@@ -136,6 +141,102 @@ def test_a_near_model_is_aligned_to_the_base(tmp_path: Path) -> None:
     merge(align_experts(plan_of(tmp_path, text)), tmp_path / "out", Options())
     out = read_weights(tmp_path / "out")
     assert all(np.allclose(out[name], tuned[name], atol=1e-6) for name in tuned)
+
+
+def exact_adapter(folder: Path, base: dict[str, Array], wanted: dict[str, Array], rank: int) -> None:
+    """An adapter in peft's layout that turns every matrix of `base` into that of `wanted`, if of such rank."""
+    factors = {}
+    for name in base:
+        delta = wanted[name] - base[name]
+        if delta.ndim != 2 or not delta.any():
+            continue
+        if delta.shape[0] <= rank:
+            up, down = np.eye(delta.shape[0], rank, dtype=np.float32), np.zeros((rank, delta.shape[1]), np.float32)
+            down[: delta.shape[0]] = delta
+        else:
+            up, down = np.zeros((delta.shape[0], rank), np.float32), np.eye(rank, delta.shape[1], dtype=np.float32)
+            up[:, : delta.shape[1]] = delta
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        factors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+    write_weights(folder / "adapter_model.safetensors", factors)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": rank}))
+
+
+def adapted(folder: Path) -> dict[str, Array]:
+    """`a`, and `b` whose experts and router are a's in another order only by the adapter `lora`; the tensors of a."""
+    transformers_model(folder / "a", "qwen3_moe", 0, "float32")
+    transformers_model(folder / "b", "qwen3_moe", 1, "float32")
+    original = read_weights(folder / "a")
+    before = read_weights(folder / "b") | {n: v for n, v in original.items() if ".mlp." not in n}
+    write_weights(folder / "b" / "model.safetensors", before)
+    exact_adapter(folder / "lora", before, permuted(original, 1), 32)
+    return original
+
+
+@pytest.mark.parametrize("page", [False, True])
+def test_what_an_adapter_adds_counts_when_experts_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: bool
+) -> None:
+    """The model without its adapter has nothing of `a`; with it, it is `a` in another order, and so is the merge."""
+    original = adapted(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "merge.yaml").write_text(LINEAR.format(".").replace("./b", "b+lora"))
+    more = ["--report", "page.html"] if page else []
+    assert main(["merge", "merge.yaml", "out", "--align-experts", *more]) == 0
+    out = read_weights(tmp_path / "out")
+    for name, one in original.items():
+        np.testing.assert_allclose(out[name], one, atol=1e-6, err_msg=name)
+    if page:
+        data = json.loads((tmp_path / "page.html").read_text().split('id="data">')[1].split("</script>")[0])
+        assert data["labels"] == ["b+lora", "the merge"]
+        assert max(one["norms"][0] for one in data["layers"]) < 1e-4  # aligned, the models do not differ
+
+
+def test_a_sweep_aligns_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trine.merge import align
+
+    original = adapted(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "merge.yaml").write_text(LINEAR.format(".").replace("./b", "b+lora"))
+    (tmp_path / "sweep.yaml").write_text(
+        f"score: '{sys.executable} -c print(1) {{model}}'\nkeep: all\n"
+        "vary: [{at: parameters.weight, values: [0.5, 1, 2]}]\n"
+    )
+    plain, calls = align._all_orders, []
+    monkeypatch.setattr(align, "_all_orders", lambda *arguments: calls.append(1) or plain(*arguments))
+    words = ["merge", "merge.yaml", "swept", "--sweep", "sweep.yaml", "--align-experts"]
+    assert main(words) == 0
+    assert len(calls) == 1
+    for number in range(3):
+        out = read_weights(tmp_path / "swept" / f"model-{number:04}")
+        assert all(np.allclose(out[name], one, atol=1e-6) for name, one in original.items())
+        notes = read_manifest(tmp_path / "swept" / f"model-{number:04}")["meta"]["notes"]
+        assert "experts of 'b+lora' aligned in 4 layers: 12 moved" in notes
+    assert main(["merge", "merge.yaml", "again", "--align-experts"]) == 0
+    assert len(calls) == 2
+
+
+def test_kept_orders_are_of_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trine.merge import align
+
+    adapted(tmp_path)
+    text = LINEAR.replace("{0}/b", "{0}/b+{0}/lora")
+    plain, calls, kept = align._all_orders, [], tmp_path / "alignment.json"
+    monkeypatch.setattr(align, "_all_orders", lambda *arguments: calls.append(1) or plain(*arguments))
+    first = align_experts(plan_of(tmp_path, text), kept=kept)
+    assert [job.models for job in align_experts(plan_of(tmp_path, text), kept=kept).jobs] == [
+        j.models for j in first.jobs
+    ]
+    assert len(calls) == 1
+    kept.write_bytes(kept.read_bytes()[:40])
+    align_experts(plan_of(tmp_path, text), kept=kept)
+    assert len(calls) == 2
+    os.utime(tmp_path / "lora" / "adapter_model.safetensors", ns=(0, 0))
+    align_experts(plan_of(tmp_path, text), kept=kept)
+    align_experts(plan_of(tmp_path, text), kept=kept)
+    assert len(calls) == 3
+    align_experts(plan_of(tmp_path), kept=kept)
+    assert len(calls) == 4
 
 
 def test_models_without_experts_or_router_are_refused(tmp_path: Path) -> None:

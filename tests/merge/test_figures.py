@@ -113,3 +113,59 @@ def test_the_page_holds_no_number_that_json_lacks(tmp_path: Path) -> None:
     ]
     assert {len(one["series"][0]["x"]) for one in content["charts"]} == {3}
     assert content["labels"] == ["a", "b", "the merge"]
+
+
+def test_adapters_are_measured_as_the_models_they_make(tmp_path: Path) -> None:
+    """A base with two adapters has the figures of two models that hold the sums."""
+    base = random_tensors(0)
+    rng = np.random.default_rng(5)
+    write_weights(tmp_path / "base" / "model.safetensors", base)
+    for name in "ab":
+        factors, whole = {}, dict(base)
+        for weight in ("model.layers.0.mlp.up_proj.weight", "model.layers.2.self_attn.q_proj.weight"):
+            out, width = base[weight].shape
+            down, up = (rng.standard_normal(one).astype(np.float32) * 0.3 for one in ((3, width), (out, 3)))
+            stem = f"base_model.model.{weight.removesuffix('.weight')}"
+            factors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+            whole[weight] = base[weight] + (2 * up) @ down
+        write_weights(tmp_path / f"lora-{name}" / "adapter_model.safetensors", factors)
+        config = {"peft_type": "LORA", "r": 3, "lora_alpha": 6}
+        (tmp_path / f"lora-{name}" / "adapter_config.json").write_text(json.dumps(config))
+        write_weights(tmp_path / f"whole-{name}" / "model.safetensors", whole)
+    found = []
+    for kind in ("whole-", f"base+{tmp_path}/lora-"):
+        text = HEAD + TWO.replace("{0}/", f"{{0}}/{kind}")
+        (tmp_path / "merge.yaml").write_text(text.format(tmp_path, "ties"))
+        recipe = load_recipe(tmp_path / "merge.yaml")
+        plan = make_plan(recipe, open_models(recipe.models))
+        out = tmp_path / f"out-{len(found)}"
+        merge(plan, out, Options())
+        found.append(figures(plan, out, Options()))
+    dense, adapters = found
+    assert adapters["models"] == [f"{tmp_path}/base+{tmp_path}/lora-{one}" for one in "ab"]
+    meta = {"name": "out", "numerics": "accurate", "notes": [], "config": ""}
+    assert merge_content(adapters, meta)["labels"] == ["lora-a", "lora-b", "the merge"]
+    for left, right in [(dense["total"], adapters["total"]), *zip(dense["layers"], adapters["layers"], strict=True)]:
+        for key in ("elements", "unchanged", "trimmed", "outvoted", "sign_conflicts"):
+            assert left[key] == pytest.approx(right[key], abs=0.003), key
+        np.testing.assert_allclose(right["norms"], left["norms"], rtol=1e-3, atol=1e-5)
+    assert dense["total"]["norms"][0] > 1
+
+
+def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    options = Options(allow_nonfinite=True)
+    made(tmp_path, HEAD + TWO)
+    tensors = read_weights(tmp_path / "a")
+    for name, place, value in (("lm_head.weight", 5, np.inf), ("lm_head.weight", 9, np.nan)):
+        tensors[name] = tensors[name].copy()
+        tensors[name].reshape(-1)[place] = value
+    write_weights(tmp_path / "a" / "model.safetensors", tensors)
+    recipe = load_recipe(tmp_path / "merge.yaml")
+    plan = make_plan(recipe, open_models(recipe.models))
+    merge(plan, tmp_path / "with", options)
+    found = figures(plan, tmp_path / "with", options)
+    json.dumps(found, allow_nan=False)
+    head = next(one for one in found["kinds"] if one["kind"] == "lm_head")
+    base = read_weights(tmp_path / "base")["lm_head.weight"].reshape(-1)
+    delta = np.delete(tensors["lm_head.weight"].reshape(-1) - base, [5, 9]).astype(float)
+    assert head["norms"][0] == pytest.approx(np.linalg.norm(delta), rel=1e-6)

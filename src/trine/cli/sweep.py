@@ -12,7 +12,7 @@ from trine.cli.merge import planned
 from trine.cli.result import Shown
 from trine.merge.align import align_experts
 from trine.merge.engine import Options, merge
-from trine.merge.sweep import TABLE, sweep
+from trine.merge.sweep import ALIGNMENT, TABLE, sweep
 from trine.report.sweep import write_sweep
 
 
@@ -22,7 +22,7 @@ def run_sweep(sweep_file: Path, merge_file: Path, out: Path, options: Options, a
     def make(recipe: Path, model: Path) -> None:
         plan = planned(recipe)
         if aligned:
-            plan = align_experts(plan)
+            plan = align_experts(plan, kept=out / ALIGNMENT)
         words = ["trine", "merge", str(recipe), str(model), *(["--align-experts"] if aligned else [])]
         if options.mergekit:
             words += ["--numerics", "mergekit"]

@@ -11,18 +11,22 @@ Memory: a slab of columns of one layer's experts, twice.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from trine.errors import BadInput
+from trine.manifest import digest_of, write_file
 from trine.merge.assignment import assign
-from trine.merge.dtypes import STORED, Array, widen
+from trine.merge.dtypes import Array
+from trine.merge.operands import readable
 from trine.merge.plan import Job, Plan, Tensor
-from trine.merge.source import Files, read_into
+from trine.merge.source import Buffers, Files
 from trine.progress import Progress, silent
 
 _EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(.+)$")
@@ -31,7 +35,7 @@ _ROUTER = re.compile(r"^(.*?\.)((?:gate|router)(?:\..+)?|expert_bias|e_score_cor
 _SLAB_BYTES = 64 << 20
 
 Read = Callable[[Tensor, int, int], Array]
-"""Elements [start, stop) of a tensor as fp32."""
+"""Elements [start, stop) of a tensor as fp32, what an adapter adds among them."""
 
 
 @dataclass
@@ -47,33 +51,64 @@ class Layer:
     router: bool = False
 
 
-def align_experts(plan: Plan, progress: Progress = silent) -> Plan:
+Orders = list[list[list[int]]]
+"""By layer and by input but the reference: which of the input's experts comes at each place."""
+
+
+def align_experts(plan: Plan, progress: Progress = silent, kept: Path | None = None) -> Plan:
     """The plan with every model's experts in the order of the base's, or of the first model's where there is no base.
 
-    Reads the experts once. Raises BadInput as `expert_layers` does, and when an expert holds NaN or infinity.
+    Reads the experts once; not at all when the file `kept` has their orders, which are written there otherwise. Raises
+    BadInput as `expert_layers` does, and when an expert holds NaN or infinity.
     """
     layers = expert_layers(plan.jobs)
-    jobs, moved, files = list(plan.jobs), {}, Files()
-    try:
-        for done, layer in enumerate(layers):
-            progress(done, len(layers), "align: layers of experts")
-            for tensor, order in _orders(plan, layer, lambda t, a, b: _read(files, t, a, b)):
-                _reorder(jobs, plan.jobs, layer, tensor, order)
-                away = sum(place != expert for place, expert in enumerate(order))
-                model = _inputs(plan.jobs[_first(layer)])[tensor].model
-                moved[str(model)] = moved.get(str(model), 0) + away
-    finally:
-        files.close()
-    progress(len(layers), len(layers), "align: layers of experts")
+    key = _key(plan, layers) if kept else ""
+    orders = _kept_orders(kept, key) if kept else None
+    if orders is None:
+        orders = _all_orders(plan, layers, progress)
+        if kept:
+            write_file(kept, json.dumps({"of": key, "orders": orders}) + "\n")
+    jobs, moved = list(plan.jobs), {}
+    for layer, of_layer in zip(layers, orders, strict=True):
+        for tensor, order in enumerate(of_layer, 1):
+            _reorder(jobs, plan.jobs, layer, tensor, order)
+            away = sum(place != expert for place, expert in enumerate(order))
+            model = _inputs(plan.jobs[_first(layer)])[tensor].model
+            moved[str(model)] = moved.get(str(model), 0) + away
     notes = [f"experts of '{model}' aligned in {len(layers)} layers: {count:,} moved" for model, count in moved.items()]
     return replace(plan, jobs=jobs, notes=[*plan.notes, *notes], aligned=True)
 
 
-def _read(files: Files, tensor: Tensor, start: int, stop: int) -> Array:
-    kind = STORED[tensor.info.dtype]
-    raw = np.empty(stop - start, kind)
-    read_into(files.open(tensor.info.file), raw, tensor.info.offset + start * kind.itemsize, tensor.info.file)
-    return widen(raw, tensor.info.dtype, np.empty(stop - start, np.float32))
+def _all_orders(plan: Plan, layers: list[Layer], progress: Progress) -> Orders:
+    files, buffers, orders = Files(), Buffers(), []
+
+    def read(tensor: Tensor, start: int, stop: int) -> Array:
+        return readable(tensor, files, buffers).read(start, stop).copy()
+
+    try:
+        for done, layer in enumerate(layers):
+            progress(done, len(layers), "align: layers of experts")
+            orders.append(list(_orders(plan, layer, read)))
+    finally:
+        files.close()
+    progress(len(layers), len(layers), "align: layers of experts")
+    return orders
+
+
+def _key(plan: Plan, layers: list[Layer]) -> str:
+    """What orders depend on: the tensors that move, and the sizes and times of their files."""
+    moving = [_inputs(plan.jobs[number]) for layer in layers for number in _numbers(layer)]
+    files = sorted({piece.file for tensors in moving for tensor in tensors for piece in tensor.pieces})
+    stamps = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return digest_of([[[str(one.model), one.name, one.change] for one in tensors] for tensors in moving] + stamps)
+
+
+def _kept_orders(kept: Path, key: str) -> Orders | None:
+    try:
+        found = json.loads(kept.read_bytes())
+        return found["orders"] if found["of"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _inputs(job: Job) -> tuple[Tensor, ...]:
@@ -83,6 +118,11 @@ def _inputs(job: Job) -> tuple[Tensor, ...]:
 
 def _first(layer: Layer) -> int:
     return next((place for one in layer.single.values() for place in one.values()), layer.rows[0] if layer.rows else 0)
+
+
+def _numbers(layer: Layer) -> list[int]:
+    """Every job of the layer that moves."""
+    return [number for one in layer.single.values() for number in one.values()] + layer.rows
 
 
 def expert_layers(jobs: list[Job]) -> list[Layer]:
@@ -122,15 +162,15 @@ def _check(jobs: list[Job], layer: Layer) -> None:
             f"--align-experts: {layer.stem}: no router beside it (gate, router or expert_bias), whose rows would have "
             "to move with the experts"
         )
-    numbers = [number for one in layer.single.values() for number in one.values()] + layer.rows
+    numbers = _numbers(layer)
     held = [(len(_inputs(jobs[number])), jobs[number].method) for number in numbers]
     if len(set(held)) > 1:
         odd = next(number for number, one in zip(numbers, held, strict=True) if one != held[0])
         raise BadInput(f"--align-experts: {jobs[odd].name}: not merged from every model, as {jobs[numbers[0]].name} is")
 
 
-def _orders(plan: Plan, layer: Layer, read: Read) -> Iterator[tuple[int, list[int]]]:
-    """(number of the input, which expert of that input comes at each place) for every input but the reference."""
+def _orders(plan: Plan, layer: Layer, read: Read) -> Iterator[list[int]]:
+    """Which expert of the input comes at each place, for every input but the reference."""
     tensors = _inputs(plan.jobs[_first(layer)])
     count = len(next(iter(layer.single.values()))) if layer.single else plan.jobs[layer.rows[0]].shape[0]
     gains = np.zeros((len(tensors), count, count))
@@ -141,7 +181,7 @@ def _orders(plan: Plan, layer: Layer, read: Read) -> Iterator[tuple[int, list[in
     for i in range(1, len(tensors)):
         config = plan.models[tensors[i].model].config
         groups = (config.get("text_config") or config).get("n_group") or 1
-        yield i, match(gains[i], groups if count % groups == 0 else 1)
+        yield match(gains[i], groups if count % groups == 0 else 1)
 
 
 _Piece = tuple[Tensor, int]

@@ -41,6 +41,11 @@ def operands(
     )
 
 
+def readable(tensor: Tensor, files: Files, buffers: Buffers) -> Readable:
+    """One tensor in fp32, with what an adapter adds; NaN and infinity pass."""
+    return _Reading(files, buffers, np.float32, None, False).of(tensor, 0)
+
+
 @dataclass(frozen=True)
 class _Reading:
     """What all readers of a job share."""

@@ -1,8 +1,9 @@
 """One merge config with some numbers varied, each merge scored by a command, into a Pareto table.
 
 Into one folder: a line per scored merge in `sweep.jsonl`, flushed before the next begins; the recipe of each, its
-score command's stderr; `pareto.json` and `sweep.html` at the end. The folder is continued: what is scored is not done
-again, a merge that was killed goes on where it was, and the table comes out the same.
+score command's stderr; the order of experts where they are aligned, found once; `pareto.json` and `sweep.html` at the
+end. The folder is continued: what is scored is not done again, a merge that was killed goes on where it was, and the
+table comes out the same.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from trine.merge.search import Point, search
 from trine.merge.sweep_config import SweepConfig
 from trine.progress import Progress, silent
 
-JOURNAL, TABLE = "sweep.jsonl", "pareto.json"
+JOURNAL, TABLE, ALIGNMENT = "sweep.jsonl", "pareto.json", "alignment.json"
 
 Merge = Callable[[Path, Path], None]
 """Merge by a recipe (first path) into a new folder (second path)."""
