@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.chats import pack_chats
 from tests.conftest import Command, write_texts
 from trine.batch_view import view_batch
 from trine.data.config import CorpusConfig, PackConfig, TokenizerConfig
@@ -111,3 +112,33 @@ def test_the_verb_prints_and_writes(tokens: Path, tmp_path: Path, trine: Command
     assert "\x1b" not in done.stdout
     assert (tmp_path / "page.html").is_file()
     assert trine("data", "show", file, "--step", 99, cwd=tmp_path).returncode == 2
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pack_chats(tmp_path_factory.mktemp("chats"))
+
+
+@pytest.mark.parametrize("packing", ["carry_over", "best_fit"])
+def test_trained_tokens_are_those_of_the_shards(chats: Path, packing: str) -> None:
+    view = view_batch(config(mix=None, phases=(), packing=packing), chats, None, 1, rows=4, max_tokens=50)
+    documents = TokenShards(chats).sets["train"]
+    assert view["answers_only"]
+    for row in view["rows"]:
+        for piece in row["pieces"]:
+            marks = documents.read_trained(piece["document"], piece["begin"], piece["begin"] + piece["take"])
+            assert piece["trained"] == [i for i, one in enumerate(marks) if one]
+
+
+def test_answers_stand_in_brackets(chats: Path, tmp_path: Path, trine: Command) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        f"train: {{tokens: {chats}, sequence_length: 256, batch_sequences: 8, steps: 5, packing: best_fit}}\n"
+    )
+    done = trine("data", "show", file, "--rows", 8, "--out", tmp_path / "page.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = re.findall(r"⟦(.*?)⟧", done.stdout.replace("\n", " "))[1:]
+    assert len(said) > 8
+    assert all(re.fullmatch(r"It is \d+, the sum of \d+ and \d+\.<\|im_end\|>", one) for one in said), said
+    assert "⊘" not in done.stdout
+    assert '"trained":[' in (tmp_path / "page.html").read_text()

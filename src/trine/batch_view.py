@@ -49,6 +49,7 @@ def view_batch(
         "sequence_length": span.train.sequence_length,
         "packing": span.train.packing,
         "document_mask": span.train.document_mask,
+        "answers_only": documents.trained is not None,
         "sources": _sources(documents, made, span.train.mix),
         "rows": made,
     }
@@ -75,7 +76,7 @@ def _row(stream: Stream, index: int, documents: TokenSet, tokenizer: Tokenizer, 
         end = min(filled + segment.take, max_tokens)
         words = [tokenizer.decode([token], skip_special_tokens=False) for token in tokens[filled:end].tolist()]
         ignored = [i for i, target in enumerate(targets[filled:end].tolist()) if target < 0]
-        pieces.append(_piece(segment, documents) | {"tokens": words, "ignored": ignored})
+        pieces.append(_piece(segment, documents) | {"tokens": words, "ignored": ignored} | _trained(segment, documents))
         filled += segment.take
     return {
         "sequence": index,
@@ -83,6 +84,14 @@ def _row(stream: Stream, index: int, documents: TokenSet, tokenizer: Tokenizer, 
         "padding": len(tokens) - filled,
         "predicted": int((targets >= 0).sum()),
     }
+
+
+def _trained(segment: Segment, documents: TokenSet) -> dict[str, list[int]]:
+    """Where not every token of the set is trained on, the places in the piece of those that are."""
+    if documents.trained is None:
+        return {}
+    end = segment.begin + segment.take
+    return {"trained": documents.read_trained(segment.document, segment.begin, end).nonzero()[0].tolist()}
 
 
 def _piece(segment: Segment, documents: TokenSet) -> dict[str, Any]:

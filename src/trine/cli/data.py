@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from rich.text import Text
 from trine.cli.result import Shown
 from trine.cli.words import Options, load, run_folder
 
+_TRAINED = "bold black on green"
 COLOURS = ("blue", "dark_orange", "green", "magenta", "cyan", "yellow")
 
 
@@ -28,7 +30,7 @@ def show(
     tokens: Annotated[int, Parameter(help="Most tokens of a sequence to show.", validator=Number(gte=1))] = 1024,
     out: Annotated[Path | None, Parameter(help="Write an HTML page here as well.")] = None,
 ) -> Shown:
-    """Show a batch as the model sees it: documents and where they are cut, sources, masks, targets that do not count.
+    """Show a batch as the model sees it: documents and where they are cut, sources, masks, what is trained.
 
     Tokens come from train.tokens, or from tokens/ in the run folder.
 
@@ -66,7 +68,11 @@ def _text(view: dict[str, Any]) -> str:
     for one in view["sources"]:
         share = f"{one['tokens'] / total:.1%} of these rows, {one['share']:.1%} of the mix"
         console.print(Text(f"  {one['name']}: {share}", style=_style(one["place"])), soft_wrap=True)
-    console.print("  ⊘ after a token: what follows it is no target", style="dim")
+    if view["answers_only"]:
+        key = Text("  ").append("⟦trained⟧", style=_TRAINED).append("  only read", style="dim")
+        console.print(key, soft_wrap=True)
+    else:
+        console.print("  ⊘ after a token: what follows it is no target", style="dim")
     for row in view["rows"]:
         console.print(f"\nsequence {row['sequence']:,}: {row['predicted']:,} targets", style="bold")
         for piece in row["pieces"]:
@@ -86,13 +92,31 @@ def _piece(piece: dict[str, Any], name: str) -> Text:
     text = Text(head, style=f"bold {_style(piece['source'])}")
     if not piece["tokens"]:
         return text.append("not shown", style="dim not bold")
-    ignored = set(piece["ignored"])
-    for i, token in enumerate(piece["tokens"]):
-        text.append(_printable(token), style="not bold default" if i not in ignored else "not bold reverse")
-        if i in ignored:
-            text.append("⊘", style="red")
+    for part, style in _answers(piece) if "trained" in piece else _targets(piece):
+        text.append(part, style=style)
     left = piece["take"] - len(piece["tokens"])
     return text.append(f" … {left:,} more" if left else "", style="dim not bold")
+
+
+def _targets(piece: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Text and style; a mark behind each token whose next is no target."""
+    ignored = set(piece["ignored"])
+    for i, token in enumerate(piece["tokens"]):
+        yield _printable(token), "not bold default" if i not in ignored else "not bold reverse"
+        if i in ignored:
+            yield "⊘", "red"
+
+
+def _answers(piece: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Text and style of a conversation: what is trained in brackets."""
+    trained, inside = set(piece["trained"]), False
+    for i, token in enumerate(piece["tokens"]):
+        if (i in trained) is not inside:
+            yield "⟧" if inside else "⟦", _TRAINED
+        inside = i in trained
+        yield _printable(token), _TRAINED if inside else "dim not bold default"
+    if inside:
+        yield "⟧", _TRAINED
 
 
 def _printable(token: str) -> str:

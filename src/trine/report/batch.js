@@ -45,15 +45,25 @@ function sources() {
     const bar = add(add(line, "td", null, "bars"), "div", null, "bar");
     bar.style.width = percent(one.tokens / total).replace(" ", "");
   }
+  if (view.answers_only) {
+    const keys = add(card, "p", null, "keys soft");
+    add(keys, "span", "Like this", "yes");
+    keys.append(": trained, the answers, each with the token that ends it. ");
+    add(keys, "span", "Grey: only read.", "read");
+    keys.append(" A heading: a document begins or goes on. Shades: single tokens.");
+    return;
+  }
   const keys = add(card, "p", "Colour: the source. A heading: a document begins or goes on. Shades: single tokens. ", "keys soft");
   add(keys, "span", "Marked like this: what follows is no target.", "no");
 }
 
 function words(parent, piece) {
   const ignored = new Set(piece.ignored);
+  const trained = piece.trained && new Set(piece.trained);
+  const kind = (i) => trained ? (trained.has(i) ? "yes" : "read") : ignored.has(i) ? "no" : null;
   const body = add(parent, "div", null, "text");
   piece.tokens.forEach((token, i) => {
-    const span = add(body, "span", null, ignored.has(i) ? "no" : null);
+    const span = add(body, "span", null, kind(i));
     for (const part of token.split(/(\n|\t)/)) {
       if (part === "\n" || part === "\t") add(span, "i", part === "\n" ? "⏎" : "⇥", "space");
       if (part) span.append(part);
