@@ -7,6 +7,7 @@ where it stopped: a stage whose folder is there is not made again. Heavy imports
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from trine.config.inputs import path_exists
 from trine.config.load import Loaded, diff_config, read_resolved, to_yaml
 from trine.errors import BadInput
-from trine.manifest import digest_of, read_manifest, write_file
+from trine.manifest import digest_of, publish, read_manifest, write_file
 from trine.model.config import ModelConfig
 from trine.progress import Progress, silent
 from trine.recipe import Config, SamplesConfig, with_vocabulary
@@ -168,7 +169,12 @@ def _fit_and_export(config: Config, out: Path, watch: Watcher) -> dict[str, Any]
     if missing:
         watch.on_event(f"{', '.join(missing)}: transformers has no such model, so the run ends at its checkpoints")
     made: dict[str, Any] = {"train": _fit(config, out, watch)}
-    return made if missing else made | {"model": export_model(out, watch)}
+    assert config.train is not None
+    if config.train.lora is not None:
+        made["adapter"] = export_adapter(out, watch)
+    if missing or (config.train.lora is not None and not config.train.lora.merge):
+        return made
+    return made | {"model": export_model(out, watch)}
 
 
 def _ablations(config: Config) -> tuple[str, ...]:
@@ -182,8 +188,22 @@ def _ablations(config: Config) -> tuple[str, ...]:
     return read_config(start).ablations() if architecture(start) == ABLATED else ()
 
 
+def export_adapter(run: Path, watch: Watcher) -> str:
+    """Publish RUN/adapter, the newest checkpoint's factors and tokenizer as peft reads them, unless it is there."""
+    from trine.model.adapter import CONFIG, WEIGHTS
+    from trine.model.hf_config import copy_tokenizer
+
+    if not _done(run / "adapter", "adapter"):
+        source = pick_checkpoint(run, None, watch)
+        with publish(run / "adapter", "adapter") as folder:
+            for name in (CONFIG, WEIGHTS):
+                shutil.copyfile(source / name, folder / name)
+            copy_tokenizer(source, folder)
+    return str(run / "adapter")
+
+
 def export_model(run: Path, watch: Watcher) -> str:
-    """Publish RUN/model, the newest checkpoint in the Hub layout, unless it is there."""
+    """Publish RUN/model, the newest checkpoint (an adapter added to its base) in the Hub layout, unless it is there."""
     from trine.model.hf import export_folder
 
     if not _done(run / "model", "model"):

@@ -129,7 +129,7 @@ REFUSED = {
     "another kind": ({"peft_type": "IA3"}, "peft_type is IA3"),
     "rank": ({"r": 5}, "has rank 4, adapter_config.json says 5"),
     "alpha": ({"lora_alpha": "x"}, "lora_alpha is 'x', expected a number"),
-    "target_parameters": ({"target_parameters": ["mlp.experts"]}, "target_parameters is not supported"),
+    "target_parameters": ({"target_parameters": ["mlp.experts"]}, "target_parameters names stacked"),
 }
 
 

@@ -1,4 +1,4 @@
-"""trine export: a checkpoint, or any AFMoE folder, as a Hugging Face folder."""
+"""trine export: a checkpoint, an adapter with its base, or any AFMoE folder, as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trine.cli.result import Shown
 
 
 def export(
-    run: Annotated[Path, Parameter(help="A run folder, or a model folder in either layout.")],
+    run: Annotated[Path, Parameter(help="A run folder, a model folder in either layout, or an adapter of training.")],
     out: Annotated[Path, Parameter(help="The folder to make; it must not exist yet.")],
     /,
     *,
@@ -29,7 +29,7 @@ def export(
     from trine.model.hf import check_parity, export_folder, require_parity
 
     with watching() as watch:
-        if (run / "config.json").is_file():
+        if (run / "config.json").is_file() or (run / "adapter_config.json").is_file():
             if step is not None:
                 raise BadInput(f"{run}: is a model folder, which has no steps; leave --step out")
             source = run

@@ -28,7 +28,6 @@ _REFUSED = (
     "layer_replication",
     "megatron_config",
     "monteclora_config",
-    "target_parameters",
     "trainable_token_indices",
     "velora_config",
 )
@@ -89,6 +88,8 @@ def _check_kind(path: Path, config: dict[str, Any]) -> None:
     for key in _REFUSED:
         if config.get(key):
             raise BadInput(f"{path}: {key} is not supported; merge the adapter into its model with peft first")
+    if any(not str(name).endswith(".weight") for name in config.get("target_parameters") or ()):
+        raise BadInput(f"{path}: target_parameters names stacked matrices; merge the adapter into its model with peft")
     if config.get("bias", "none") != "none":
         raise BadInput(f"{path}: bias is '{config['bias']}'; only adapters without biases are merged")
     for key in ("r", "lora_alpha"):

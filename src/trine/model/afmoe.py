@@ -39,7 +39,7 @@ class Afmoe(nn.Module):
     `compute_dtype` is the type of matrix products and of the residual stream; parameters of another type are
     cast at use. `compiled` says that the blocks are. `recompute` trades a second forward of each block in the backward
     pass for its activations. The first `frozen_blocks` blocks, and then the embedding, are not trained and keep nothing
-    for the backward pass.
+    for the backward pass. `draws` says that blocks draw random numbers (dropout in an adapter).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -54,6 +54,7 @@ class Afmoe(nn.Module):
         self.recompute = False
         self.compiled = False
         self.frozen_blocks = 0
+        self.draws = False
 
     @property
     def output_weight(self) -> Tensor:
@@ -96,7 +97,7 @@ class Afmoe(nn.Module):
         for i, block in enumerate(self.model.layers):
             keeps = with_gradient and i >= self.frozen_blocks
             if self.recompute and keeps:
-                x, stats = checkpoint(block, x, plan, valid, None, use_reentrant=False, preserve_rng_state=False)
+                x, stats = checkpoint(block, x, plan, valid, None, use_reentrant=False, preserve_rng_state=self.draws)
             else:
                 with torch.set_grad_enabled(keeps):
                     x, stats = block(x, plan, valid, cache.layers[i] if cache is not None else None)

@@ -20,6 +20,7 @@ from trine.model.flex import BlockMask, block_mask, flex, uses_flex
 from trine.model.native import native_attention, native_attention_applies
 from trine.model.norm import RMSNorm
 from trine.model.rope import rotary_table, rotate
+from trine.moe.linear import project
 
 if TYPE_CHECKING:
     from trine.model.cache import LayerCache
@@ -141,11 +142,11 @@ class Attention(nn.Module):
             key, value = cache.extend(key, value)
         out = self._attend(query, key, value, plan).transpose(1, 2).flatten(2)
         if self.gate_proj is not None:
-            out = out * F.linear(x_BTD, self.gate_proj.weight.to(x_BTD.dtype)).sigmoid()
-        return F.linear(out, self.o_proj.weight.to(x_BTD.dtype))
+            out = out * project(x_BTD, self.gate_proj).sigmoid()
+        return project(out, self.o_proj)
 
     def _heads(self, x_BTD: Tensor, projection: nn.Linear) -> Tensor:
-        return F.linear(x_BTD, projection.weight.to(x_BTD.dtype)).unflatten(-1, (-1, self.head_dim))
+        return project(x_BTD, projection).unflatten(-1, (-1, self.head_dim))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
         if plan.native:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trine.errors import BadInput, CheckFailed, nearest
 from trine.manifest import publish
+from trine.model.adapter import Change, is_adapter, read_adapter
 from trine.model.afmoe import Afmoe
 from trine.model.causal import CausalModel, load_causal
 from trine.model.config import ModelConfig
@@ -35,18 +36,39 @@ LanguageModel = Afmoe | CausalModel
 def load_model(path: str | Path, dtype: str = "float32", device: str | torch.device = "cpu") -> LanguageModel:
     """The model in a Hugging Face folder, in eval mode: AFMoE, or a dense causal model of transformers.
 
-    Needs config.json and safetensors, AFMoE in either layout; `dtype` is float32, bfloat16, float16 or auto (as the
+    Needs config.json and safetensors, AFMoE in either layout, or an adapter that training wrote, which is added to its
+    base; `dtype` is float32, bfloat16, float16 or auto (as the
     folder says), selection biases stay fp32. Raises BadInput for a folder that is damaged, unsafe or of an
     architecture that cannot be represented, naming the file and the tensor.
     """
-    folder = Path(path)
+    folder, change = _base(Path(path))
     wanted = as_dtype(stored_dtype(folder) if dtype == "auto" else dtype)
     if architecture(folder) not in (AFMOE, ABLATED):
-        return load_causal(folder, wanted, device)
-    return _load_afmoe(folder, wanted, device)
+        return _load_causal(folder, wanted, device, change)
+    return _load_afmoe(folder, wanted, device, change)
 
 
-def _load_afmoe(folder: Path, wanted: torch.dtype, device: str | torch.device) -> Afmoe:
+def _unchanged(name: str, tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _base(folder: Path) -> tuple[Path, Change]:
+    """The folder that has the weights, and what becomes of them: an adapter's are its base's with its change added."""
+    if not is_adapter(folder):
+        return folder, _unchanged
+    adapter = read_adapter(folder)
+    return adapter.base, adapter.added
+
+
+@torch.no_grad()
+def _load_causal(folder: Path, wanted: torch.dtype, device: str | torch.device, change: Change) -> CausalModel:
+    model = load_causal(folder, wanted, device)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(change(name, parameter))
+    return model
+
+
+def _load_afmoe(folder: Path, wanted: torch.dtype, device: str | torch.device, change: Change) -> Afmoe:
     config, reader = read_config(folder), TensorReader(folder)
     with torch.device("meta"):
         model = Afmoe(config).to(wanted)
@@ -54,7 +76,7 @@ def _load_afmoe(folder: Path, wanted: torch.dtype, device: str | torch.device) -
     for moe in model.moe_layers().values():
         moe.expert_bias = torch.zeros(config.num_experts, device=device)
         moe.bias_momentum = torch.zeros(config.num_experts, device=device)
-    _fill(model, reader)
+    _fill(model, reader, change)
     return model.eval()
 
 
@@ -66,10 +88,10 @@ def as_dtype(name: str) -> torch.dtype:
 
 
 @torch.no_grad()
-def _fill(model: Afmoe, reader: TensorReader) -> None:
+def _fill(model: Afmoe, reader: TensorReader, change: Change) -> None:
     for name, target in _named_tensors(model):
         for part, tensor in _stored(name, tuple(target.shape), reader):
-            target[part.place].copy_(tensor)
+            target[part.place].copy_(change(part.name, tensor))
     head = "lm_head.weight"
     given = reader.read(head) if model.config.tie_word_embeddings and head in reader.tensors else None
     if given is not None and not torch.equal(given.to(model.output_weight), model.output_weight):
@@ -137,14 +159,14 @@ def _save_causal(model: CausalModel, path: Path, tokenizer: Path | None) -> None
 def export_folder(source: Path, out: Path, dtype: str = "float32", progress: Progress = silent) -> None:
     """Publish the model in `source` (either layout) as a folder `out` for the Hub.
 
-    AFMoE is streamed and its selection biases stay fp32; another model is held in memory. Raises BadInput for an
-    ablated model.
+    AFMoE is streamed and its selection biases stay fp32; another model is held in memory. An adapter that training
+    wrote is added to its base. Raises BadInput for an ablated model.
     """
-    wanted = as_dtype(dtype)
-    if architecture(source) not in (AFMOE, ABLATED):
-        _save_causal(load_causal(source, wanted, "cpu"), out, source)
+    wanted, (base, change) = as_dtype(dtype), _base(source)
+    if architecture(base) not in (AFMOE, ABLATED):
+        _save_causal(_load_causal(base, wanted, "cpu", change), out, source)
         return
-    config, reader = read_config(source), TensorReader(source)
+    config, reader = read_config(base), TensorReader(base)
     require_exportable(config)
     with torch.device("meta"):
         model = Afmoe(config)
@@ -157,7 +179,7 @@ def export_folder(source: Path, out: Path, dtype: str = "float32", progress: Pro
                 kind = torch.float32 if name.endswith(_BIAS) else wanted
                 for stored, tensor in _stored(name, shape, reader):
                     for part in hub_parts(stored.name, stored.shape):
-                        writer.add(part.name, tensor[part.place].to(kind, copy=True))
+                        writer.add(part.name, change(part.name, tensor[part.place]).to(kind, copy=True))
         _write_small_files(config, folder, dtype, source)
 
 

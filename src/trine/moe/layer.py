@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from trine.moe.balance import update_bias
 from trine.moe.config import BalanceConfig
 from trine.moe.experts import FEW_TOKENS, Experts
+from trine.moe.linear import project
 from trine.moe.router import Router
 from trine.moe.stats import RouterStats, router_stats
 
@@ -23,9 +24,8 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = F.linear(x, self.gate_proj.weight.to(x.dtype))
-        up = F.linear(x, self.up_proj.weight.to(x.dtype))
-        return F.linear(F.silu(gate) * up, self.down_proj.weight.to(x.dtype))
+        gate, up = project(x, self.gate_proj), project(x, self.up_proj)
+        return project(F.silu(gate) * up, self.down_proj)
 
 
 class SparseMoE(nn.Module):

@@ -19,8 +19,8 @@ def outer_names(model: nn.Module) -> set[str]:
 
 
 def optimizer_of(name: str, parameter: Tensor, config: OptimConfig, outer: set[str]) -> str:
-    """`muon` or `adamw`: embedding, head and vectors to AdamW, router and hidden matrices as configured."""
-    if parameter.dim() < 2 or name in outer:
+    """`muon` or `adamw`: embedding, head, vectors and adapters to AdamW, router and hidden matrices as configured."""
+    if parameter.dim() < 2 or name in outer or ".lora_" in name:
         return "adamw"
     return config.router if name.endswith("router.gate.weight") else config.matrices
 

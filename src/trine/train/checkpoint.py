@@ -1,7 +1,8 @@
 """Checkpoints that appear whole or not at all, and the way back from them.
 
 A checkpoint is a published folder `checkpoints/step-N/`: `model.safetensors` and `config.json` (a Hugging
-Face folder in transformers' in-memory layout, fp32), the tokenizer, `optimizer.safetensors` (optimizer and
+Face folder in transformers' in-memory layout, fp32; a run that trains an adapter writes that alone, as peft does), the
+tokenizer, `optimizer.safetensors` (optimizer and
 balancing state by parameter name), `state.json` (step, tokens, stream position, fingerprint) and
 `manifest.json` with every file's SHA-256, written last. No pickle anywhere.
 """
@@ -27,6 +28,7 @@ from trine.model.hf_config import copy_tokenizer, write_config
 if TYPE_CHECKING:
     from trine.model.hf import LanguageModel
     from trine.optim.groups import Optimizers
+    from trine.train.lora import LoraFactors
 
 _MOMENTUM = "bias_momentum"
 
@@ -65,24 +67,40 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    run: Path, model: LanguageModel, optimizers: Optimizers, state: RunState, tokenizer: Path, keep: int
+    run: Path,
+    model: LanguageModel,
+    optimizers: Optimizers,
+    state: RunState,
+    tokenizer: Path,
+    keep: int,
+    factors: LoraFactors | None = None,
 ) -> Path:
     """Publish the checkpoint of `state.step`, then drop all but the newest `keep`. Returns its folder."""
     target = checkpoint_folder(run, state.step)
-    tensors = {name: t.detach().contiguous() for name, t in model.state_dict().items()}
-    balancing = {name: tensors.pop(name) for name in list(tensors) if name.endswith(_MOMENTUM)}
     with publish(target, "checkpoint", {"step": state.step}) as folder:
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        save_file(optimizers.state_tensors() | balancing, folder / "optimizer.safetensors")
-        if isinstance(model, CausalModel):
-            model.write_config(folder, dtype="float32")
+        if factors is None:
+            balancing = _write_model(folder, model, tokenizer)
         else:
-            write_config(model.config, folder, dtype="float32", tokenizer=tokenizer)
+            factors.write(folder)
+            balancing = {}
+        save_file(optimizers.state_tensors() | balancing, folder / "optimizer.safetensors")
         copy_tokenizer(tokenizer, folder)
         (folder / "state.json").write_text(json.dumps(asdict(state), indent=1) + "\n")
     for old in list_checkpoints(run)[keep:]:
         _remove(old)
     return target
+
+
+def _write_model(folder: Path, model: LanguageModel, tokenizer: Path) -> dict[str, torch.Tensor]:
+    """Write weights and config; the tensors that belong beside the optimizer's."""
+    tensors = {name: t.detach().contiguous() for name, t in model.state_dict().items()}
+    balancing = {name: tensors.pop(name) for name in list(tensors) if name.endswith(_MOMENTUM)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if isinstance(model, CausalModel):
+        model.write_config(folder, dtype="float32")
+    else:
+        write_config(model.config, folder, dtype="float32", tokenizer=tokenizer)
+    return balancing
 
 
 def _remove(folder: Path) -> None:
@@ -139,9 +157,13 @@ def read_state(folder: Path) -> RunState:
         raise BadInput(f"{path}: not a checkpoint's state ({error})") from None
 
 
-def restore(folder: Path, model: LanguageModel, optimizers: Optimizers) -> None:
-    """Load tensors into `model` and `optimizers`, exactly as they were saved."""
+def restore(folder: Path, model: LanguageModel, optimizers: Optimizers, factors: LoraFactors | None = None) -> None:
+    """Load tensors into `model` (or the `factors` in it) and `optimizers`, exactly as they were saved."""
     optimizer_tensors = load_file(folder / "optimizer.safetensors")
+    if factors is not None:
+        factors.read(folder)
+        optimizers.load_state_tensors(optimizer_tensors)
+        return
     balancing = {n: optimizer_tensors.pop(n) for n in list(optimizer_tensors) if n.endswith(_MOMENTUM)}
     tensors = load_file(folder / "model.safetensors") | balancing
     with torch.no_grad():

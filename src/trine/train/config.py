@@ -81,6 +81,21 @@ class PhaseConfig(Frozen):
     """Learning rates from here to the next phase that has a schedule, or the end; `optim.schedule` ends here."""
 
 
+class LoraConfig(Frozen):
+    """Low-rank adapters (LoRA, arXiv:2106.09685) in the format of peft. AdamW trains their factors."""
+
+    rank: Count = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """The change B A of a weight is added alpha / rank times."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a layer's inputs that the adapter does not see in a step."""
+    targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Linear layers by the end of their names, such as q_proj or mlp.down_proj. Default: all of them in the blocks.
+    Routers and routed experts cannot be adapted."""
+    merge: bool = True
+    """Also write RUN/model, the base with the adapter added, beside RUN/adapter."""
+
+
 class TrainConfig(Frozen):
     """One pretraining run."""
 
@@ -95,6 +110,8 @@ class TrainConfig(Frozen):
     """Selection file of `trine spectrum select`, or a parameter's name per line: those alone are trained. A frozen
     matrix has no gradient, no optimizer state and no fp32 copy; blocks below the lowest trained one keep no
     activations. Default: everything is trained."""
+    lora: LoraConfig | None = None
+    """Train adapters of the model in `init_from`, which stays as it is. Default: none."""
     sequence_length: Count = Field(default=512, ge=2)
     batch_sequences: Count = Field(default=16, ge=1)
     """Sequences in one optimizer step."""
@@ -141,6 +158,8 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _divides(self) -> TrainConfig:
+        if self.lora is not None and (self.init_from is None or self.only is not None):
+            raise ValueError("lora needs init_from, the model to adapt, and leaves no choice to only")
         begins = [phase.begin_tokens for phase in self.phases]
         if begins != sorted(set(begins)):
             raise ValueError(f"phases begin at {begins} tokens; each must begin after the one before")

@@ -115,7 +115,15 @@ def freeze(model: LanguageModel, trained: Trained) -> str:
             continue
         chosen = name in trained.whole
         parameter.requires_grad_(chosen)
-        if chosen or parameter.dim() < 2 or name.endswith("router.gate.weight"):
+        if chosen:
+            parameter.data = parameter.data.float()
+    return f"train.only: {settle(model)}"
+
+
+def settle(model: LanguageModel) -> str:
+    """Once it is decided what is trained: vectors and routers in fp32, and blocks that need keep nothing. Says so."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2 or name.endswith("router.gate.weight"):
             parameter.data = parameter.data.float()
     low = frozen_blocks(model)
     if isinstance(model, Afmoe):
@@ -124,5 +132,5 @@ def freeze(model: LanguageModel, trained: Trained) -> str:
         model.widen_embeddings()
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in model.parameters())
-    said = f"train.only: {count:,} of {whole:,} parameters ({count / whole:.1%}) are trained"
+    said = f"{count:,} of {whole:,} parameters ({count / whole:.1%}) are trained"
     return f"{said}, and the first {low} blocks keep no activations" if low else said

@@ -41,6 +41,7 @@ from trine.train.checkpoint import (
 from trine.train.config import TrainConfig
 from trine.train.fast import compile_blocks, uncompiled, wants_compile
 from trine.train.freeze import freeze, held_dtype
+from trine.train.lora import LoraFactors, seed_dropout
 from trine.train.meters import StepMeter, peak_flops
 from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers, read_metrics
 from trine.train.setup import Plan, deterministic, locked, prepare, threads
@@ -77,6 +78,7 @@ class Run:
         sweep_leftovers(out)
         self.checkpoint = newest_whole(out, observer.on_event)
         set_aside_newer(out, self.checkpoint)
+        self.factors: LoraFactors | None = None
         self.model = self._build()
         self.model.to(plan.device).train()
         self.model.compute_dtype = getattr(torch, plan.train.dtype)
@@ -128,11 +130,15 @@ class Run:
             model = self._load(plan.start)
         if plan.only is not None:
             self.observer.on_event(freeze(model, plan.only))
+        if plan.lora is not None and plan.train.lora is not None and plan.start is not None:
+            self.factors = LoraFactors(model, plan.train.lora, plan.lora, plan.start, plan.train.seed)
+            self.observer.on_event(self.factors.said)
         return model
 
     def _load(self, start: Path) -> LanguageModel:
         plan = self.plan
-        model = load_model(start, "float32" if plan.only is None else held_dtype(start, plan.train.dtype))
+        whole = plan.only is None and plan.lora is None
+        model = load_model(start, "float32" if whole else held_dtype(start, plan.train.dtype))
         held, needed = model.output_weight.shape[0], plan.shards.vocab_size
         if held < needed:
             raise BadInput(f"{start}: has {held} embeddings, the tokenizer of {plan.tokens} {needed} tokens")
@@ -154,7 +160,7 @@ class Run:
                 f"{checkpoint}: was trained with another config or other tokens; "
                 "name another --out, or run it with the config it began with"
             )
-        restore(checkpoint, self.model, self.optimizers)
+        restore(checkpoint, self.model, self.optimizers, self.factors)
         for key, value in self.environment.items():
             if state.environment.get(key) != value:
                 self.observer.on_event(
@@ -172,6 +178,8 @@ class Run:
             kind, vocabulary = train.bad_batches.kind, self.plan.shards.vocab_size
             micro = [spoiled(batch, kind, vocabulary, f"{train.seed}/{step}/{i}") for i, batch in enumerate(micro)]
         meter.lap("data")
+        if train.lora is not None and train.lora.dropout:
+            seed_dropout(train.seed, step)
         try:
             return train_step(self.model, self.optimizers, micro, train, self.plan.optim.clip_norm, factor, meter)
         except Diverged as error:
@@ -186,7 +194,7 @@ class Run:
         plan, router, span = self.plan, result.router, self.plan.timeline.span(step)
         tokens = plan.timeline.tokens(step)
         flops = span.tokens_per_step * self.token_flops[span.train.sequence_length]
-        matrices = plan.optim.muon.lr if plan.optim.matrices == "muon" else plan.optim.adamw.lr
+        matrices = plan.optim.muon.lr if plan.optim.matrices == "muon" and plan.lora is None else plan.optim.adamw.lr
         record: dict[str, Any] = {
             "step": step,
             "tokens": tokens,
@@ -267,6 +275,7 @@ class Run:
             state,
             plan.tokens / "tokenizer",
             plan.train.keep_checkpoints,
+            self.factors,
         )
 
     def _finish(self, record: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from trine.native.build import kernels
 from trine.optim.config import OptimConfig
 from trine.train.config import TrainConfig
 from trine.train.freeze import Trained, resolve
+from trine.train.lora import resolve_targets
 from trine.train.stream import check_mix
 from trine.train.timeline import Timeline
 
@@ -40,6 +41,8 @@ class Plan:
     train: TrainConfig
     only: Trained | None
     """What is trained; None: everything."""
+    lora: tuple[str, ...] | None
+    """Linear layers that an adapter is trained for."""
     timeline: Timeline
     tokens: Path
     shards: TokenShards
@@ -72,6 +75,8 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
     read_manifest(tokens, "tokens")
     shards = TokenShards(tokens)
     model = resolve_vocabulary(model, shards.vocab_size)
+    if train.lora is not None:  # an adapter has no place for the experts' selection bias
+        train = train.model_copy(update={"balance": train.balance.model_copy(update={"update": "none"})})
     timeline = Timeline(train, optim.schedule)
     if "train" not in shards.sets:
         raise BadInput(f"{tokens}: has no set named train (sets: {', '.join(shards.sets) or 'none'})")
@@ -81,10 +86,11 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
     start = Path(train.init_from).expanduser() if train.init_from else None
     if start is not None:
         check_same_tokenizer(start, tokens / "tokenizer")
-    only = None
-    if train.only is not None:
+    only, lora = None, None
+    if train.only is not None or train.lora is not None:
         skeleton = build(model if start is None else read_shape(start), "meta")
-        only = resolve(Path(train.only).expanduser(), skeleton)
+        only = None if train.only is None else resolve(Path(train.only).expanduser(), skeleton)
+        lora = None if train.lora is None else resolve_targets(train.lora, skeleton)
     tenth = max(1, train.steps // 10)
     return Plan(
         model=model,
@@ -92,6 +98,7 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
         optim=optim,
         train=train,
         only=only,
+        lora=lora,
         timeline=timeline,
         tokens=tokens,
         shards=shards,
@@ -152,10 +159,11 @@ def _fingerprint(
     start: Path | None,
     only: Trained | None,
 ) -> str:
+    unused = {"lora"} if train.lora is None else set[str]()
     about = {
         "model": model.model_dump(mode="json"),
         "optim": optim.model_dump(mode="json"),
-        "train": train.model_dump(mode="json", exclude=_NO_EFFECT | _PATHS),
+        "train": train.model_dump(mode="json", exclude=_NO_EFFECT | _PATHS | unused),
         "tokens": sha256_file(tokens / MANIFEST),
         "start": None if start is None else _folder_digest(start),
     }
