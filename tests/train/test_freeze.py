@@ -23,12 +23,13 @@ from trine.optim.config import AdamWConfig, MuonConfig, OptimConfig
 from trine.optim.groups import build_optimizers
 from trine.train.checkpoint import list_checkpoints
 from trine.train.config import TrainConfig
-from trine.train.freeze import freeze, held_dtype, read_selection, resolve
+from trine.train.freeze import freeze, held_dtype, resolve
 from trine.train.loop import fit
 from trine.train.step import train_step
 from trine.weights.index import read_index
 from trine.weights.names import hub_parts
 from trine.weights.reader import TensorReader
+from trine.weights.selected import read_selection
 
 OPTIM = OptimConfig(muon=MuonConfig(lr=0.02), adamw=AdamWConfig(lr=0.01))
 SHAPE: dict[str, Any] = {"moe_intermediate_size": 32, "head_dim": 32, "intermediate_size": 64, "vocab_size": 128}

@@ -78,9 +78,11 @@ def make_app(verb: str | None = None) -> App:
     tokens.command("trine.cli.tokens:transplant", name="transplant")
     app.command(tokens)
     spectrum = App(
-        name="spectrum", help="`spectrum scan`, `select`: the matrices that stand out of the noise.", sort_key=9
+        name="spectrum",
+        help="`spectrum scan`, `select`, `gradients`: the matrices that stand out of the noise.",
+        sort_key=9,
     )
-    for name in ("scan", "select"):
+    for name in ("scan", "select", "gradients"):
         spectrum.command(f"trine.cli.spectrum:{name}", name=name)
     app.command(spectrum)
     return app

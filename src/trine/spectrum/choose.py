@@ -1,20 +1,27 @@
-"""Entries of a scan to those to train: the best of each type, or of all, by a percentage or within a budget."""
+"""Entries of a scan to those to train: the best of each type, or of all, by a percentage or within a budget.
+
+Best by SNR, or by a control's rule, so that what SNR is good for can be told at equal cost.
+"""
 
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from trine.errors import BadInput
+from trine.errors import BadInput, nearest
 from trine.spectrum.scanned import Entry, Scanned
 
 GRADIENT_BYTES, STATE_BYTES = 2, 12
 BYTES_PER_PARAMETER = GRADIENT_BYTES + STATE_BYTES
 """What training adds to a bf16 weight: gradient in bf16; master weight and AdamW's two moments in fp32."""
+Rule = Literal["default", "random", "top-layers", "lowest-snr", "gradient-norm"]
+"""By SNR, highest first; or a control: by a seeded draw, from the last layer down, by SNR from the lowest up, by the
+gradient's norm."""
 _REPORTED = 8
 _EMBEDDING = re.compile(r"(^|\.)(embed\w*|\w*embeddings?|wte|wpe)$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output|score)$")
@@ -24,6 +31,9 @@ _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output|score)$")
 class Options:
     """What to choose; one of `top` (per cent), `parameters` and `bytes` is given."""
 
+    rule: Rule = "default"
+    seed: int = 0
+    """Of the rule random."""
     top: float | None = 25.0
     parameters: int | None = None
     bytes: int | None = None
@@ -42,7 +52,8 @@ class Unit:
     """What is chosen or left as one: a matrix, or a layer's experts of one kind."""
 
     type: str
-    snr: float
+    score: float
+    """SNR, or what the rule ranks by; the highest is best."""
     members: tuple[Entry, ...]
 
     @property
@@ -59,26 +70,57 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def choose(scanned: Scanned, options: Options) -> Chosen:
-    """Raises BadInput for SNRs that are not finite and for ties at the cut, naming them, unless told otherwise."""
-    budget = _budget(scanned, options)
+def choose(
+    scanned: Scanned,
+    options: Options,
+    like: Mapping[str, int] | None = None,
+    gradients: Mapping[str, float] | None = None,
+) -> Chosen:
+    """The choice by `options`; with `like`, names of another choice, as many parameters as that trains, or less.
+
+    `gradients` are the norms for the rule gradient-norm. Raises BadInput for scores that are not finite and for ties at
+    the cut, naming them, unless told otherwise.
+    """
+    budget = _budget(scanned, options) if like is None else like_parameters(scanned, like)
     always = [one for one in scanned.entries if _always(one, options)]
     ranked = [one for one in scanned.entries if not _always(one, options) and _eligible(one, options)]
     if not ranked:
         raise BadInput(f"{scanned.path}: nothing to choose from; {len(scanned.entries)} matrices, none eligible")
-    finite, notes = _finite(scanned, ranked, options)
-    groups = _groups(_units(finite, options))
-    if options.everywhere:
+    scored = options.rule in ("default", "lowest-snr")
+    finite, notes = _finite(scanned, ranked, options) if scored else (ranked, list[str]())
+    groups = _groups(_rescored(scanned, _units(finite, options), options, gradients))
+    if options.everywhere or options.rule == "top-layers":
         groups = {"all types": sorted((unit for group in groups.values() for unit in group), key=_best_first)}
+    if like is not None:
+        assert budget is not None
+        room = budget - sum(one.parameters or 0 for one in always)
+        units = _nearest(groups, room, options.rule == "top-layers")
+        return Chosen(_entries(scanned, always, units), tuple(notes))
     if budget is None:
         assert options.top is not None
         counts = {name: max(1, int(len(group) * options.top / 100)) for name, group in groups.items()}
     else:
         counts = _fill(groups, budget - sum(one.parameters or 0 for one in always))
     notes += _ties(scanned, groups, counts, options)
-    taken = {one.name for name, group in groups.items() for unit in group[: counts[name]] for one in unit.members}
-    taken |= {one.name for one in always}
-    return Chosen(tuple(one for one in scanned.entries if one.name in taken), tuple(notes))
+    units = [unit for name, group in groups.items() for unit in group[: counts[name]]]
+    return Chosen(_entries(scanned, always, units), tuple(notes))
+
+
+def _entries(scanned: Scanned, always: Sequence[Entry], units: Sequence[Unit]) -> tuple[Entry, ...]:
+    """What is chosen, in the order of the scan."""
+    taken = {one.name for unit in units for one in unit.members} | {one.name for one in always}
+    return tuple(one for one in scanned.entries if one.name in taken)
+
+
+def like_parameters(scanned: Scanned, like: Mapping[str, int]) -> int:
+    """Parameters of the scanned matrices that another choice names. Raises BadInput for a name the scan has not."""
+    held = {one.name: one.parameters for one in scanned.entries}
+    for name in like:
+        if name not in held:
+            raise BadInput(f"{scanned.path}: the scan has no '{name}', which --like names{nearest(name, held)}")
+    if any(held[name] is None for name in like):
+        raise BadInput(f"{scanned.path}: a published scan gives no shapes, so --like cannot be kept; use --top")
+    return sum(held[name] or 0 for name in like)
 
 
 def _budget(scanned: Scanned, options: Options) -> int | None:
@@ -140,8 +182,36 @@ def _units(entries: Sequence[Entry], options: Options) -> list[Unit]:
     ]
 
 
+def _rescored(
+    scanned: Scanned, units: Sequence[Unit], options: Options, gradients: Mapping[str, float] | None
+) -> list[Unit]:
+    """The units with what the rule ranks them by instead of their SNR."""
+    match options.rule:
+        case "default":
+            return list(units)
+        case "lowest-snr":
+            return [replace(unit, score=-unit.score) for unit in units]
+        case "top-layers":
+            layers = ((unit.members[0].layer, unit) for unit in units)
+            return [replace(unit, score=-1 if layer is None else layer) for layer, unit in layers]
+        case "random":
+            drawn = ((random.Random(f"{options.seed}/{unit.members[0].name}").random(), unit) for unit in units)
+            return [replace(unit, score=score) for score, unit in drawn]
+        case "gradient-norm":
+            return [replace(unit, score=_gradient(scanned, unit, gradients or {})) for unit in units]
+
+
+def _gradient(scanned: Scanned, unit: Unit, gradients: Mapping[str, float]) -> float:
+    """The norm of a unit's gradient."""
+    for one in unit.members:
+        if one.name not in gradients:
+            close = nearest(one.name, gradients)
+            raise BadInput(f"{scanned.path}: --gradients gives no norm for '{one.name}'{close}; measure the same model")
+    return math.hypot(*(gradients[one.name] for one in unit.members))
+
+
 def _best_first(unit: Unit) -> float:
-    return -unit.snr
+    return -unit.score
 
 
 def _groups(units: Sequence[Unit]) -> dict[str, list[Unit]]:
@@ -154,6 +224,23 @@ def _groups(units: Sequence[Unit]) -> dict[str, list[Unit]]:
 
 def _fill(groups: dict[str, list[Unit]], budget: int) -> dict[str, int]:
     """How many of each group fit: first one of each, then the groups evenly, up to the first that does not fit."""
+    counts = dict.fromkeys(groups, 0)
+    least = sum(group[0].parameters for group in groups.values())
+    if least > budget:
+        raise BadInput(
+            f"a budget of {max(budget, 0):,} parameters beside what is always trained; one matrix of each type needs "
+            f"{least:,} ({least * BYTES_PER_PARAMETER:,} bytes)"
+        )
+    for name, unit in _evenly(groups):
+        if unit.parameters > budget:
+            break
+        budget -= unit.parameters
+        counts[name] += 1
+    return counts
+
+
+def _evenly(groups: dict[str, list[Unit]]) -> list[tuple[str, Unit]]:
+    """All units with their group's name: first the best of each, then the groups evenly."""
     order = sorted(
         (
             (place > 0, (place + 1) / len(group), name, unit)
@@ -162,30 +249,36 @@ def _fill(groups: dict[str, list[Unit]], budget: int) -> dict[str, int]:
         ),
         key=lambda one: one[:2],
     )
-    counts = dict.fromkeys(groups, 0)
-    least = sum(group[0].parameters for group in groups.values())
-    if least > budget:
-        raise BadInput(
-            f"a budget of {max(budget, 0):,} parameters beside what is always trained; one matrix of each type needs "
-            f"{least:,} ({least * BYTES_PER_PARAMETER:,} bytes)"
-        )
-    for _, _, name, unit in order:
+    return [(name, unit) for _, _, name, unit in order]
+
+
+def _nearest(groups: dict[str, list[Unit]], budget: int, above: bool) -> list[Unit]:
+    """Along the same order each unit that still fits: what is left holds none of those left out.
+
+    `above`: no unit that scores less than the first that did not fit.
+    """
+    taken, least = list[Unit](), -math.inf
+    for _, unit in _evenly(groups):
         if unit.parameters > budget:
-            break
-        budget -= unit.parameters
-        counts[name] += 1
-    return counts
+            least = max(least, unit.score) if above else least
+        elif unit.score >= least:
+            budget -= unit.parameters
+            taken.append(unit)
+    if not taken:
+        raise BadInput(f"--like leaves {max(budget, 0):,} parameters beside what is always trained: none fits")
+    return taken
 
 
 def _ties(scanned: Scanned, groups: dict[str, list[Unit]], counts: dict[str, int], options: Options) -> list[str]:
-    """Equal SNRs on both sides of a cut."""
+    """Equal scores on both sides of a cut."""
     lines = []
     for name, group in groups.items():
         count = counts[name]
-        if 0 < count < len(group) and group[count - 1].snr == group[count].snr:
-            equal = sum(unit.snr == group[count].snr for unit in group)
-            lines.append(f"{name}: {equal} of {len(group)} have SNR {group[count].snr:g}, {count} are to be chosen")
-    if lines and options.ties == "refuse":
+        if 0 < count < len(group) and group[count - 1].score == group[count].score:
+            equal = sum(unit.score == group[count].score for unit in group)
+            what = f"{'SNR' if options.rule == 'default' else options.rule} {group[count].score:g}"
+            lines.append(f"{name}: {equal} of {len(group)} have {what}, {count} are to be chosen")
+    if lines and options.ties == "refuse" and options.rule != "top-layers":
         raise BadInput(
             f"{scanned.path}: ties at the cut; another --top may avoid them, --ties order takes the order of the scan\n"
             + "\n".join(lines)

@@ -95,7 +95,7 @@ def summary(scanned: Scanned, chosen: Chosen) -> dict[str, object]:
 
 
 def _own(scanned: Scanned, chosen: Chosen, options: Options | None) -> str:
-    how = {"rule": "published"} if options is None else {"rule": "default", **asdict(options)}
+    how = {"rule": "published"} if options is None else asdict(options)
     head = {"format": "trine-selection-1", "model": scanned.model, "measure": scanned.measure, **how}
     lines = [f"{key}: {json.dumps(value)}" for key, value in (head | summary(scanned, chosen)).items()]
     return "\n".join([*lines, "train:", *_listed(chosen.entries)]) + "\n"

@@ -35,7 +35,7 @@ def resolve_targets(lora: LoraConfig, model: LanguageModel) -> tuple[str, ...]:
     """
     linear = _linear_layers(model)
     if not linear:
-        raise BadInput(f"train.lora: {model.config.model_type} has no linear layer of torch in its blocks")
+        raise BadInput("train.lora: the model has no linear layer of torch in its blocks")
     if lora.targets is None:
         return tuple(linear)
     found = set[str]()
@@ -126,7 +126,7 @@ def _inject(model: LanguageModel, lora: LoraConfig, targets: tuple[str, ...]) ->
         target_modules=[name.removeprefix(prefix) for name in targets],
     )
     peft.inject_adapter_in_model(config, root)
-    layers = {name: model.get_submodule(name) for name in targets}
+    layers: dict[str, Any] = {name: model.get_submodule(name) for name in targets}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
     for layer in layers.values():
