@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from trine.errors import BadInput
 from trine.weights.selected import GRADIENTS_FORMAT
@@ -14,7 +15,9 @@ def read_gradients(path: Path) -> dict[str, float]:
     """Norm by parameter name. Raises BadInput for another file, and for a norm that is not a finite number."""
     try:
         found = json.loads(path.read_bytes())
-        modules = found["modules"] if found["meta"]["format"] == GRADIENTS_FORMAT else None
+        if found["meta"]["format"] != GRADIENTS_FORMAT:
+            raise ValueError(f"meta.format is not {GRADIENTS_FORMAT}")
+        modules: dict[str, Any] = found["modules"]
         norms = {str(name): float(one["norm"]) for name, one in modules.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path}: expected a file of `trine spectrum gradients` ({error!r:.80})") from None
