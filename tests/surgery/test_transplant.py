@@ -319,6 +319,37 @@ def test_a_killed_transplant_goes_on_with_the_batches_it_has(
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
+def test_vocabularies_that_share_nothing(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    for name, words in (("model", "aa bb cc"), ("donor", "dd ee ff gg hh")):
+        dense(tmp_path / name, "llama", 0)
+        _save(tmp_path / name, Tokenizer(models.WordLevel({one: i for i, one in enumerate(words.split())})), {})
+    pair = str(tmp_path / "model"), str(tmp_path / "donor")
+    with pytest.raises(BadInput, match="share no token that others could be made of; use --method mean"):
+        plan_transplant(*pair)
+    table = read_weights(tmp_path / "model")[EMBEDDING]
+    out = run(pair, tmp_path / "out", "mean")[1]
+    np.testing.assert_allclose(out[EMBEDDING], np.tile(table.mean(0), (5, 1)), atol=1e-7)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import errno
+    import os
+
+    from trine.cli.main import main
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert main(["tokens", "transplant", *pair, str(tmp_path / "out"), "-k", "6"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_counts_and_writes_nothing(
     pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

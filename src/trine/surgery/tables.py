@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,10 @@ def created(path: Path, shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> di
         place = end
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is said here; a mapped page without a place would kill
+            os.posix_fallocate(file.fileno(), 0, 8 + len(text) + place)
+        file.write(struct.pack("<Q", len(text)) + text)
     raw = torch.from_numpy(np.memmap(path, np.uint8, "r+", 8 + len(text), (place,)))
     tensors = {}
     for name, (kind, shape) in shapes.items():

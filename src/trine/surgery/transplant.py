@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ def plan_transplant(model: str, donor: str, method: TokenMethod = "omp", k: int 
     matching.sources = sources
     shared = sorted(number for number in sources if number < given)
     missing = sorted(number for number in new.by_id if number not in sources and number < given)
+    if method in METHODS and missing and not shared:
+        raise BadInput(f"'{model}' and '{donor}': share no token that others could be made of; use --method mean")
     if method in METHODS and missing and not 1 <= k <= len(shared):
         raise BadInput(f"-k {k}: expected 1 to {len(shared)}, the tokens that '{model}' and '{donor}' share")
     config = output_config(models[ours], models[theirs], old, new, matching)
@@ -210,7 +213,8 @@ def _make(found: Transplant, folder: Path, pieces: Pieces, progress: Progress) -
 def _fill(out: Tensor, table: Tensor, found: Transplant, mean: Tensor) -> None:
     """Shared rows as they are, all others the mean."""
     sources = torch.full((len(out),), -1)
-    sources[torch.tensor(list(found.matching.sources))] = torch.tensor(list(found.matching.sources.values()))
+    pairs = torch.tensor(list(found.matching.sources.items()), dtype=torch.long).reshape(-1, 2)
+    sources[pairs[:, 0]] = pairs[:, 1]
     step = block_rows(out.shape[1])
     for start in range(0, len(out), step):
         part = sources[start : start + step]
@@ -230,12 +234,8 @@ def _combinations(
     for start in range(0, len(found.new), step):
         progress(start, len(found.new), what)
         ids = torch.tensor(found.new[start : start + step])
-        yield (
-            ids,
-            pieces.get(
-                f"{other}-{start}", lambda ids=ids: METHODS[found.method](landmarks, table[ids].float(), found.k)
-            ),
-        )
+        find = partial(METHODS[found.method], landmarks, table[ids].float(), found.k)
+        yield ids, pieces.get(f"{other}-{start}", find)
     progress(len(found.new), len(found.new), what)
 
 
