@@ -187,7 +187,7 @@ class _Run:
                 finished, pending = wait(pending, timeout=0.25, return_when=FIRST_EXCEPTION)
                 for one in finished:
                     one.result()
-                progress(self.written // 1_000_000, -(-total // 1_000_000), _note(self.written, total, began))
+                progress(self.written // 1_000_000, -(-total // 1_000_000), _note(self.written, began))
         finally:
             self.stop.set()
             self.output.wake()
@@ -299,8 +299,6 @@ def _write(handle: int, array: Array, offset: int) -> None:
         view, offset = view[done:], offset + done
 
 
-def _note(done: int, total: int, began: float) -> str:
-    seconds = time.monotonic() - began
-    speed = done / max(seconds, 1e-6)
-    left = (total - done) / speed if speed else 0.0
-    return f"merge: MB  {speed / 1e6:,.0f} MB/s  ETA {int(left) // 60}:{int(left) % 60:02}"
+def _note(done: int, began: float) -> str:
+    speed = done / max(time.monotonic() - began, 1e-6)
+    return f"merge: MB  {speed / 1e6:,.0f} MB/s"
