@@ -84,10 +84,11 @@ def test_every_matrix_is_seen_and_a_selection_written(kind: str, tmp_path: Path,
 
 
 def test_both_layouts_of_experts_scan_alike(tmp_path: Path) -> None:
-    scans = [
-        scan(str(checkpoint(tmp_path / kind, kind)), tmp_path / f"{kind}.json")["modules"]
-        for kind in ("qwen3_moe", "qwen3_moe_fused")
-    ]
+    scans = []
+    for kind in ("qwen3_moe", "qwen3_moe_fused"):
+        record = scan(str(checkpoint(tmp_path / kind, kind)), tmp_path / f"{kind}.json")
+        assert record is not None
+        scans.append(record["modules"])
     assert set(scans[0]) == set(scans[1])
     for name, one in scans[0].items():
         assert scans[1][name]["snr"] == pytest.approx(one["snr"], rel=1e-6)
@@ -96,13 +97,14 @@ def test_both_layouts_of_experts_scan_alike(tmp_path: Path) -> None:
 def test_a_stopped_scan_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = checkpoint(tmp_path / "model", "llama"), tmp_path / "scan.json"
     whole = scan(str(folder), tmp_path / "whole.json")
+    assert whole is not None
     calls = []
 
-    def stopping(matrix: torch.Tensor, measure: Any) -> Any:
+    def stopping(matrix: torch.Tensor, measure: Any, device: torch.device) -> Any:
         calls.append(matrix.shape)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return measure_matrix(matrix, measure)
+        return measure_matrix(matrix, measure, device)
 
     monkeypatch.setattr("trine.spectrum.scan.measure_matrix", stopping)
     with pytest.raises(KeyboardInterrupt):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from trine.spectrum.measure import Measure, measure_matrix
-from trine.spectrum.noise import Measured, calibrated, marchenko_pastur_median, published
+from trine.spectrum.measure import ACCURACY, Measure, measure_matrix, singular_values
+from trine.spectrum.noise import calibrated, marchenko_pastur_median, published
 from trine.spectrum.singular import Values, by_gram, by_qr, look
 
 SHAPES = [
@@ -65,20 +65,46 @@ def test_published_ranks_as_the_published_procedure() -> None:
     assert ((ours - theirs).abs() <= 1e-4 * theirs).all()
 
 
-@pytest.mark.parametrize("measure", [calibrated, published])
-def test_the_error_is_as_stated(measure: Callable[[Values, tuple[int, int]], Measured]) -> None:
-    for matrix in matrices():
-        shape, exact = (matrix.shape[0], matrix.shape[1]), torch.linalg.svdvals(matrix.double()).flip(0)
+def conditions() -> Iterator[Tensor]:
+    """Matrices of many shapes and spectra, among them those that each way of computing was made for."""
+    for seed, (rows, columns) in enumerate([(96, 96), (700, 90), (130, 500), (256, 256), (64, 2000)]):
+        small, noise = min(rows, columns), drawn(seed, rows, columns)
+        yield 0.02 * noise
+        for size in (3.0, 100.0):
+            left, right = drawn(seed + 1, rows, 1), drawn(seed + 2, 1, columns)
+            yield noise + size * (rows**0.5 + columns**0.5) * (left / left.norm()) @ (right / right.norm())
+        yield from (power_law(seed, rows, columns, exponent) for exponent in (0.5, 1.0, 1.5))
+        yield noise + 3 * power_law(seed, rows, columns, 0.8) * (small * rows) ** 0.5
+        yield drawn(seed, rows, 3 * small // 4) @ drawn(seed + 9, 3 * small // 4, columns)
+
+
+@pytest.mark.parametrize("measure", ["calibrated", "published"])
+def test_the_snr_is_an_fp64_svds_as_nearly_as_stated(measure: Measure) -> None:
+    rule, ways = {"calibrated": calibrated, "published": published}[measure], set()
+    for matrix in [turned for one in conditions() for turned in (one, one.bfloat16())]:
+        exact = torch.linalg.svdvals(matrix.double()).flip(0)
+        found, stated = singular_values(matrix, look(matrix)[0], measure)
+        known = Values(exact, 0, 1e-14 * exact, found.floor * 2.0**found.exponent, found.by)
+        true = rule(known, (matrix.shape[0], matrix.shape[1]))
+        assert (stated.rank, stated.snr is None) == (true.rank, true.snr is None)
+        if stated.snr is not None and true.snr:
+            assert stated.error < (ACCURACY if found.by != "qr" else 1e-4)
+            assert abs(stated.snr - true.snr) <= stated.error * true.snr
+        ways.add(found.by)
+    assert ways >= {"gram", "gram64"}
+
+
+def test_each_way_knows_its_error() -> None:
+    for matrix in conditions():
+        exact = torch.linalg.svdvals(matrix.double()).flip(0)
         largest, _ = look(matrix)
-        found = by_gram(matrix, largest)
-        stated = measure(found, shape)
-        if found.rank < len(exact) or stated.unsure or stated.error > 6e-6:
-            found = by_qr(matrix, largest)
-            stated = measure(found, shape)
-        true = measure(Values(exact, 0, 1e-14 * exact, found.floor * 2.0**found.exponent, found.by), shape)
-        assert (stated.rank, stated.error < 1e-4) == (true.rank, True)
-        assert stated.snr is not None
-        assert true.snr == pytest.approx(stated.snr, rel=stated.error, abs=1e-12)
+        for found in (
+            by_gram(matrix, largest),
+            by_gram(matrix, largest, torch.float64),
+            by_qr(matrix, largest),
+        ):
+            off = (found.values * 2.0**found.exponent - exact).abs()
+            assert float((off - 1e-13 * exact[-1]).sum()) <= float(found.error.sum()) * 2.0**found.exponent
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -25,17 +25,23 @@ def scan(
         Literal["calibrated", "published"],
         Parameter(help="Noise fitted by Marchenko-Pastur, or the published procedure, for comparison."),
     ] = "calibrated",
+    workers: Annotated[int, Parameter(help="Threads that each scan a matrix.")] = 1,
+    device: Annotated[str, Parameter(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
 ) -> Shown:
     """Measure the signal-to-noise ratio of every matrix, streamed from the files; no model is built.
 
-    A scan that was stopped goes on when the same command is given again; a finished matrix is not scanned twice.
+    A scan that was stopped goes on when the same command is given again; a finished matrix is not scanned twice. Under
+    `torchrun` each rank scans its share, and the first writes the file.
 
     Example: trine spectrum scan runs/quickstart/export --out scan.json
     """
+    from trine.spectrum.scan import Where
     from trine.spectrum.scan import scan as run
 
     with watching() as watch:
-        record = run(model, out, measure, watch.progress)
+        record = run(model, out, measure, watch.progress, Where(workers, device))
+    if record is None:
+        return Shown({"out": None}, "scan     this rank's share is done; the first rank writes the file")
     meta = {name: value for name, value in record["meta"].items() if name != "largest"}
     return Shown({"out": str(out), **meta}, _scan_text(out, meta))
 

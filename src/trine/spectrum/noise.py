@@ -69,8 +69,8 @@ def noise_edge(n: int, m: int) -> float:
 def calibrated(found: Values, shape: tuple[int, int]) -> Measured:
     """The signal-to-noise ratio: sum of singular values above the edge over the sum of those below. No dimension."""
     m, n, zeros = min(shape), max(shape), min(shape) - found.rank
-    values = found.values[zeros:] if found.by == "qr" else found.values
-    if found.by == "qr" and 2 * found.rank < m:
+    values = found.values[zeros:] if found.by != "gram" else found.values
+    if found.by != "gram" and 2 * found.rank < m:
         why = f"rank {found.rank} of {m}: most singular values are zero, so there is no noise to measure against"
         return Measured(None, 0.0, 0.0, found.rank, 1.0, 0.0, False, why)
     if len(values) < _FEWEST:

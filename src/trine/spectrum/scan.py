@@ -1,72 +1,135 @@
 """A model folder to a scan: one JSON of what each matrix's singular values say, resumable matrix by matrix.
 
-What is finished lies in a journal beside the output, one line per matrix, so that the same command goes on after it
-was stopped. The journal is removed when the scan is complete.
+What is finished lies in journals beside the output, so that the same command goes on after it was stopped, and so that
+ranks of `torchrun` meet there: the first waits for the others' lines and writes the scan.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
+import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from trine import __version__
 from trine.errors import BadInput, TrineError
 from trine.manifest import write_file
 from trine.progress import Progress, silent
+from trine.spectrum.journal import Journal, journal_of, journals, take_up
 from trine.spectrum.matrices import Matrix, matrices, place
 from trine.spectrum.measure import Measure, measure_matrix
+from trine.spectrum.sharding import device_of, rank, shared, worked
 from trine.weights.hub import model_folder
 from trine.weights.index import TensorInfo
 from trine.weights.reader import TensorReader
 
 FORMAT = "trine-spectrum-1"
+_POLL_SECONDS, _PATIENCE_SECONDS = 1.0, 1800.0
+"""How often the first rank looks for the others' matrices, and how long it waits for another one."""
 
 
-def scan(model: str, out: Path, measure: Measure = "calibrated", progress: Progress = silent) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Where:
+    """What a scan is computed by."""
+
+    workers: int = 1
+    """Threads that each scan a matrix."""
+    device: str = "cpu"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+
+
+def scan(
+    model: str, out: Path, measure: Measure = "calibrated", progress: Progress = silent, where: Where | None = None
+) -> dict[str, Any] | None:
     """Scan every matrix of `model` (a folder, or a repository in the Hub's cache) into the JSON file `out`.
 
-    The scan, as written. Raises BadInput when `out` holds something else or the model cannot be read, before
-    anything is computed; TrineError when a file changes meanwhile.
+    The scan, as written; None from a rank that is not the first, once its own share is done. Raises BadInput when `out`
+    holds something else or the model cannot be read, before anything is computed; TrineError when a file changes
+    meanwhile, or when other ranks finish nothing for half an hour.
     """
-    folder = model_folder(model)
-    reader = TensorReader(folder)
-    found, others = matrices(reader.tensors)
+    where, own = where or Where(), rank()
+    if where.workers < 1:
+        raise BadInput(f"--workers {where.workers}: expected one or more")
+    device, folder = device_of(where.device, own), model_folder(model)
+    tensors = TensorReader(folder).tensors
+    found, others = matrices(tensors)
     if not found:
         raise BadInput(f"{folder}: holds no matrix; expected tensors of two dimensions")
-    head = {"format": FORMAT, "model": model, "measure": measure, "files": _stamps(reader.tensors)}
+    head = {"format": FORMAT, "model": model, "measure": measure, "files": _stamps(tensors)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = take_up(out, head)
     if out.exists():
         return _finished(out, head)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    journal = journal_of(out)
-    done = _take_up(journal, head)
-    work, finished = sum(map(_cost, found)), sum(_cost(one) for one in found if one.name in done)
-    with journal.open("ab") as lines:
-        for number, one in enumerate(found):
-            progress(finished, work, f"scan: million products, matrix {number + 1:,} of {len(found):,}, {one.name}")
-            if one.name in done:
-                continue
-            done[one.name] = _scan_one(reader, one, measure)
-            lines.write(json.dumps({"name": one.name, **done[one.name]}, allow_nan=False).encode() + b"\n")
-            lines.flush()
-            finished += _cost(one)
-    progress(work, work, f"scan: million products, {len(found):,} matrices")
-    if _stamps(reader.tensors) != head["files"]:
-        raise TrineError(f"{folder}: a file changed while it was scanned; remove {journal} and scan again")
-    record = _record(head, found, others, reader.tensors, done)
+    share = shared(found, _cost, own)
+
+    def make() -> Callable[[Matrix], dict[str, Any]]:
+        reader = TensorReader(folder)
+        return lambda one: _scan_one(reader, one, measure, device)
+
+    shown = _Shown(progress, share, done)
+    lines = Journal(out, head, own.number)
+    try:
+        for one, event in worked([one for one in share if one.name not in done], make, where.workers):
+            lines.write(one.name, event)
+            done[one.name] = event
+            shown.finished(one)
+    finally:
+        lines.close()
+    if own.number:
+        return None
+    if own.of > 1:
+        done = _await(out, head, found, progress)
+    if _stamps(tensors) != head["files"]:
+        raise TrineError(f"{folder}: a file changed while it was scanned; remove {journal_of(out)}* and scan again")
+    record = _record(head, found, others, tensors, done)
     write_file(out, _text(record))
-    journal.unlink()
+    for path in journals(out):
+        path.unlink(missing_ok=True)
     return record
 
 
-def journal_of(out: Path) -> Path:
-    """Where an unfinished scan keeps what is finished."""
-    return out.with_name(f".{out.name}.journal")
+class _Shown:
+    """How far the scan is, in millions of multiplications."""
+
+    def __init__(self, progress: Progress, share: list[Matrix], done: dict[str, Any]) -> None:
+        finished = [one for one in share if one.name in done]
+        self._progress, self._of, self._count = progress, len(share), len(finished)
+        self._work, self._done = sum(map(_cost, share)), sum(map(_cost, finished))
+        self._show("")
+
+    def finished(self, matrix: Matrix) -> None:
+        self._count += 1
+        self._done += _cost(matrix)
+        self._show(f", {matrix.name}")
+
+    def _show(self, last: str) -> None:
+        text = f"scan: million products, matrix {self._count:,} of {self._of:,}{last}"
+        self._progress(self._done, self._work, text)
+
+
+def _await(out: Path, head: dict[str, Any], found: list[Matrix], progress: Progress) -> dict[str, dict[str, Any]]:
+    """What all ranks finished, once that is everything."""
+    seen, since = -1, time.monotonic()
+    while True:
+        done = take_up(out, head)
+        missing = sum(one.name not in done for one in found)
+        if not missing:
+            return done
+        if len(done) > seen:
+            seen, since = len(done), time.monotonic()
+        if time.monotonic() - since > _PATIENCE_SECONDS:
+            raise TrineError(
+                f"{out}: {missing:,} matrices of other ranks are missing and none came for "
+                f"{_PATIENCE_SECONDS / 60:.0f} minutes; run the same command again to go on"
+            )
+        progress(len(done), len(found), "ranks: matrices of all ranks")
+        time.sleep(_POLL_SECONDS)
 
 
 def _cost(matrix: Matrix) -> int:
@@ -75,14 +138,14 @@ def _cost(matrix: Matrix) -> int:
     return max(1, (small * small * large + 4 * small**3) // 1_000_000)
 
 
-def _scan_one(reader: TensorReader, matrix: Matrix, measure: Measure) -> dict[str, Any]:
-    values: Tensor = reader.read(matrix.tensor)
+def _scan_one(reader: TensorReader, matrix: Matrix, measure: Measure, device: torch.device) -> dict[str, Any]:
+    values = reader.read(matrix.tensor)
     if matrix.index is not None and matrix.rows is not None:
         values = values[matrix.index, slice(*matrix.rows)]
-    result = measure_matrix(values, measure)
+    result = measure_matrix(values, measure, device)
     module = {"type": place(matrix.name).type, "shape": list(matrix.shape), **result.numbers}
     if matrix.index is not None:
-        module["stored_as"] = [matrix.tensor, matrix.index, matrix.rows]
+        module["stored_as"] = [matrix.tensor, matrix.index, list(matrix.rows or ())]
     return {
         "module": module,
         "by": result.by,
@@ -96,21 +159,6 @@ def _stamps(tensors: dict[str, TensorInfo]) -> dict[str, list[int]]:
     """Size and time of change of each file, by name."""
     files = sorted({info.file for info in tensors.values()})
     return {file.name: [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in files}
-
-
-def _take_up(journal: Path, head: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the journal says is finished; it is begun when there is none. A line that was cut is dropped."""
-    whole = journal.read_bytes().rpartition(b"\n")[0] if journal.exists() else b""
-    if not whole:
-        journal.write_bytes(json.dumps(head).encode() + b"\n")
-        return {}
-    first, *events = (json.loads(line) for line in whole.split(b"\n"))
-    if first != head:
-        raise BadInput(
-            f"{journal}: of another model or measure, or files changed since; remove it, or name another --out"
-        )
-    os.truncate(journal, len(whole) + 1)
-    return {event.pop("name"): event for event in events}
 
 
 def _finished(out: Path, head: dict[str, Any]) -> dict[str, Any]:

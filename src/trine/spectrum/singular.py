@@ -1,8 +1,9 @@
 """Singular values of a matrix that is read block by block, and how far they can be trusted.
 
-The Gram matrix of the smaller side is summed in fp32 over blocks of the longer side and its eigenvalues are taken in
-fp64. Squaring the singular values halves the digits: where too few are left, the blocks are reduced to a triangle by
-QR in fp64, whose singular values are the matrix's to fp64's rounding. The matrix is never held whole.
+The Gram matrix of the smaller side is summed in fp32 over blocks of the longer side, its lower triangle alone, and its
+eigenvalues are taken in fp64. Squaring the singular values halves the digits: where too few are left, the Gram matrix
+is summed in fp64; where these do not do either, the blocks are reduced to a triangle by QR in fp64, whose singular
+values are the matrix's to fp64's rounding. The matrix is never held whole.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
 _BLOCK_ELEMENTS = 1 << 22
-_TILE = 1024
+_TILE = 256
 _FP32, _FP64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
-_ROUNDINGS = 4.0
-"""How many roundings' size an eigenvalue is taken to be off by; held to fp64 SVDs by a test."""
+_ROUNDINGS = {torch.float32: 4.0, torch.float64: 1024.0}
+"""How many roundings of the mean eigenvalue's size an eigenvalue is taken to be off by; held to fp64 SVDs by a test.
+In fp64 the eigenvalues' own algorithm rounds as well, by more in matrices of one dominant value."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Values:
     floor: float
     """Values up to this are zero: not told from rounding, be it of the stored fp32 values or of the computation."""
     by: str
-    """`gram` or `qr`."""
+    """`gram`, `gram64` or `qr`."""
 
     @property
     def rank(self) -> int:
@@ -39,10 +42,10 @@ class Values:
         return int((self.values > self.floor).sum())
 
 
-def look(matrix: Tensor) -> tuple[float, int]:
+def look(matrix: Tensor, device: torch.device = CPU) -> tuple[float, int]:
     """The largest magnitude, and how many values are NaN or infinite (then the magnitude means nothing)."""
     largest, wrong = 0.0, 0
-    for block in _blocks(matrix):
+    for block in _blocks(matrix, device):
         low, high = (float(one) for one in torch.aminmax(block))
         size = max(-low, high)
         if size != size or size == float("inf"):
@@ -51,39 +54,42 @@ def look(matrix: Tensor) -> tuple[float, int]:
     return largest, wrong
 
 
-def by_gram(matrix: Tensor, largest: float) -> Values:
-    """From the Gram matrix. `matrix`: [rows, columns] of any float type; `largest`: its largest magnitude, > 0."""
-    exponent = _exponent(largest)
-    size = min(matrix.shape)
-    gram = torch.zeros(size, size)
-    for block in _blocks(matrix):
-        scaled = _scaled(block, exponent, torch.float32)
+def by_gram(matrix: Tensor, largest: float, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> Values:
+    """From the Gram matrix summed in `dtype`. `matrix`: [rows, columns] of any float type; `largest`: its largest
+    magnitude, > 0."""
+    exponent, size = _exponent(largest), min(matrix.shape)
+    gram = torch.zeros(size, size, dtype=dtype, device=device)
+    for block in _blocks(matrix, device):
+        scaled = _scaled(block, exponent, dtype)
         for first in range(0, size, _TILE):
             end = min(first + _TILE, size)
             gram[first:end, :end].addmm_(scaled[:, first:end].T, scaled[:, :end])
-    energy = float(gram.diagonal().double().sum())
-    values = torch.linalg.eigvalsh(gram.double()).clamp_(min=0).sqrt_()
-    off = _ROUNDINGS * _FP32 * energy / size
-    return Values(values, exponent, off / (values + off**0.5) + _ROUNDINGS * _FP32 * values, off**0.5, "gram")
+    gram = gram.double()
+    energy = float(gram.diagonal().sum())
+    values = torch.linalg.eigvalsh(gram, UPLO="L").cpu().clamp_(min=0).sqrt_()
+    relative = _ROUNDINGS[dtype] * torch.finfo(dtype).eps
+    off = relative * energy / size
+    by = "gram" if dtype == torch.float32 else "gram64"
+    return Values(values, exponent, off / (values + off**0.5) + relative * values, off**0.5, by)
 
 
-def by_qr(matrix: Tensor, largest: float) -> Values:
+def by_qr(matrix: Tensor, largest: float, device: torch.device = CPU) -> Values:
     """From a triangle reduced from the blocks by QR; the arguments of `by_gram`."""
     exponent = _exponent(largest)
-    triangle = torch.zeros(0, min(matrix.shape), dtype=torch.float64)
-    for block in _blocks(matrix):
+    triangle = torch.zeros(0, min(matrix.shape), dtype=torch.float64, device=device)
+    for block in _blocks(matrix, device):
         stacked = torch.cat([triangle, _scaled(block, exponent, torch.float64)])
         triangle = torch.linalg.qr(stacked, mode="r").R
-    values = torch.linalg.svdvals(triangle).flip(0)
+    values = torch.linalg.svdvals(triangle).flip(0).cpu()
     off = max(matrix.shape) * _FP64 * float(values[-1])
-    floor = max(off, _ROUNDINGS * _FP32 * float(values.norm()) / len(values) ** 0.5)
-    return Values(values, exponent, torch.full_like(values, off), floor, "qr")
+    stored = _ROUNDINGS[torch.float32] * _FP32 * float(values.norm()) / len(values) ** 0.5
+    return Values(values, exponent, torch.full_like(values, off), max(off, stored), "qr")
 
 
-def _blocks(matrix: Tensor) -> Iterator[Tensor]:
-    """Blocks [n, smaller side] along the longer side; of a wide matrix, of its transpose."""
+def _blocks(matrix: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """Blocks [n, smaller side] along the longer side, on `device`; of a wide matrix, of its transpose."""
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    return iter(tall.split(max(1, _BLOCK_ELEMENTS // tall.shape[1])))
+    return (block.to(device) for block in tall.split(max(1, _BLOCK_ELEMENTS // tall.shape[1])))
 
 
 def _exponent(largest: float) -> int:
@@ -93,4 +99,4 @@ def _exponent(largest: float) -> int:
 
 def _scaled(block: Tensor, exponent: int, dtype: torch.dtype) -> Tensor:
     wide = block if block.dtype == torch.float64 else block.to(torch.float32)
-    return torch.ldexp(wide, torch.tensor(-exponent)).to(dtype)
+    return torch.ldexp(wide, torch.tensor(-exponent, device=block.device)).to(dtype)
