@@ -14,9 +14,9 @@ from tests.merge.checkpoints import LLAMA, read_weights, write_weights
 from trine.merge.dtypes import Array, rounded
 from trine.merge.engine import Options, merge
 from trine.merge.models import open_models
-from trine.merge.plan import Plan, make_plan
+from trine.merge.plan import Plan
 from trine.merge.reading import load_recipe
-from trine.merge.tokens import with_tokenizer
+from trine.merge.tokens import plan_merge
 
 Tensors = dict[str, Array]
 DIGITS = {"BF16": 7, "F16": 10}
@@ -73,7 +73,7 @@ def planned(config: str, folder: Path) -> Plan:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "merge.yaml").write_text(config)
     recipe = load_recipe(folder / "merge.yaml")
-    return with_tokenizer(make_plan(recipe, open_models(recipe.models)))
+    return plan_merge(recipe, open_models(recipe.models))
 
 
 def ours(config: str, out: Path, mergekit: bool = True, **options: Any) -> Tensors:

@@ -88,14 +88,13 @@ def merge(
 def planned(config: Path) -> Any:
     """The plan of a recipe, from the headers of its models."""
     from trine.merge.models import open_models
-    from trine.merge.plan import make_plan
     from trine.merge.reading import load_recipe
-    from trine.merge.tokens import with_tokenizer
+    from trine.merge.tokens import plan_merge
 
     gc.disable()  # a plan is a million objects that stay, and the search among them for cycles took a third of its time
     try:
         recipe = load_recipe(config)
-        return with_tokenizer(make_plan(recipe, open_models(recipe.models)))
+        return plan_merge(recipe, open_models(recipe.models))
     finally:
         gc.freeze()
         gc.enable()

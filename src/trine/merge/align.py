@@ -24,6 +24,7 @@ from trine.errors import BadInput
 from trine.manifest import digest_of, write_file
 from trine.merge.assignment import assign
 from trine.merge.dtypes import Array
+from trine.merge.gather import Gather, rows_in_order
 from trine.merge.operands import readable
 from trine.merge.plan import Job, Plan, Tensor
 from trine.merge.source import Buffers, Files
@@ -230,7 +231,8 @@ def _reorder(jobs: list[Job], before: list[Job], layer: Layer, number: int, orde
         for place, expert in enumerate(order):
             jobs[places[place]] = _with(jobs[places[place]], number, _inputs(before[places[expert]])[number])
     for one in layer.rows:
-        jobs[one] = _with(jobs[one], number, replace(_inputs(before[one])[number], rows=tuple(order)))
+        tensor = _inputs(before[one])[number]
+        jobs[one] = _with(jobs[one], number, replace(tensor, gather=Gather((tensor,), rows_in_order(order))))
 
 
 def _with(job: Job, number: int, tensor: Tensor) -> Job:

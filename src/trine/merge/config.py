@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -130,12 +130,58 @@ class Module(Frozen):
     """Parameters of this part."""
 
 
+class TokenSource(Frozen):
+    """Whose row a token's is: a model's for it (`model`, or its path alone), for another token, or zeros."""
+
+    kind: Literal["model", "model_token", "zero"] = "model"
+    """The model's row of the same token, of the token that is named, or zeros."""
+    model: ModelReference | None = None
+    """One of the models that are merged."""
+    token: Name | None = None
+    """For model_token: the token whose row it is."""
+    token_id: Annotated[int, Field(ge=0)] | None = None
+    """For model_token: its id, in place of its text."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        whole = isinstance(value, str) or (
+            isinstance(value, dict) and "kind" not in value and isinstance(value.get("model"), dict)
+        )
+        return {"model": value} if whole else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.model is None) != (self.kind == "zero"):
+            raise ValueError(f"kind {self.kind} {'takes no' if self.model else 'needs a'} model")
+        given = (self.token is not None) + (self.token_id is not None)
+        if given != (self.kind == "model_token"):
+            wanted = "one of" if self.kind == "model_token" else "no"
+            raise ValueError(f"kind {self.kind} takes {wanted} token, token_id")
+        return self
+
+
+class TokenRow(Frozen):
+    """What is said about one token."""
+
+    source: TokenSource | None = None
+    """Where the row of models that lack the token comes from."""
+    force: bool = False
+    """Whether models that have the token get that row too."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.force and self.source is None:
+            raise ValueError("force needs a source")
+        return self
+
+
 class Tokenizer(Frozen):
     """The output's tokenizer."""
 
     source: Literal["union", "base"] | ModelReference = "union"
     """The base model's, another model's, or every token of all."""
-    tokens: dict[str, Any] | None = None
+    tokens: dict[str, TokenRow] | None = None
     """Tokens whose embeddings are said one by one."""
     pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
     """Rows of the embeddings are padded to a multiple of this."""

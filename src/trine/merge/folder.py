@@ -26,6 +26,8 @@ TOKENIZER = (
     "chat_template.jinja",
     "chat_template.json",
 )
+OTHER_FORMS = ("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model")
+"""Of a vocabulary that tokenizer.json holds too."""
 COPIED = (
     "generation_config.json",
     "preprocessor_config.json",
@@ -44,11 +46,13 @@ def write_small_files(plan: Plan, files: list[OutputFile], folder: Path, meta: d
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     if plan.generation is not None:
         (folder / "generation_config.json").write_text(json.dumps(plan.generation, indent=2) + "\n")
-    giver = plan.models[plan.tokenizer or plan.donor]
-    for source, names in ((giver, TOKENIZER), (donor, COPIED)):
+    for name, text in plan.written.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    kinds = [name for name in TOKENIZER if "tokenizer.json" not in plan.written or name not in OTHER_FORMS]
+    for source, names in ((plan.tokenizer or donor.folder, kinds), (donor.folder, COPIED)):
         for name in names:
-            if (source.folder / name).is_file() and not (folder / name).exists():
-                shutil.copyfile(source.folder / name, folder / name)
+            if (source / name).is_file() and not (folder / name).exists():
+                shutil.copyfile(source / name, folder / name)
     if len(files) > 1:
         weight_map = {job.name: file.name for file in files for job, _ in file.places}
         index = {"metadata": {"total_size": plan.write_bytes}, "weight_map": weight_map}

@@ -55,16 +55,17 @@ def open_models(references: list[ModelReference]) -> dict[ModelReference, Model]
 
 
 def _open(reference: ModelReference) -> Model:
-    folder = _folder(reference.model)
+    folder = folder_of(reference.model)
     tensors = read_index(folder)
     if reference.lora is None:
         return Model(folder, tensors)
-    adapter = open_adapter(_folder(reference.lora), tensors)
+    adapter = open_adapter(folder_of(reference.lora), tensors)
     types = {name: tensors[name].dtype for name in adapter.replaced}
     return Model(folder, tensors | adapter.replaced, adapter.added, types)
 
 
-def _folder(path: ModelPath) -> Path:
+def folder_of(path: ModelPath) -> Path:
+    """The folder that a path means."""
     return model_folder(path.path, path.revision)
 
 

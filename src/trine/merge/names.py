@@ -14,6 +14,12 @@ _AFTER = re.compile(
 _OPTIONAL = re.compile(r"(\.bias|inv_freq|position_ids|lm_head\.weight|embed_out\.weight)$")
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+VOCABULARY = re.compile(
+    r"((^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared|backbone\.embeddings)\.weight|"
+    r"(^|\.)(lm_head(\.decoder|\.linear)?|embed_out|output_layer|vocab_projector|cls\.predictions(\.decoder)?)"
+    r"\.(weight|bias)|^output\.weight)$"
+)
+"""Tensors with a row per token."""
 MODULES = {
     "text_decoder": ("language_model.", "model.language_model."),
     "vision_tower": ("vision_tower.", "visual.", "vision_model.", "model.visual.", "model.vision_tower."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 
 from trine.merge.adapter import LowRank
 from trine.merge.dtypes import Array, work_type
+from trine.merge.gather import Gather
 from trine.merge.methods.inputs import Inputs, Readable
 from trine.merge.methods.table import by_row
 from trine.merge.plan import Job, Tensor
-from trine.merge.source import Adapted, Buffers, Files, Reordered, Stored
+from trine.merge.source import Adapted, Buffers, Files, Gathered, Stored
 from trine.weights.index import TensorInfo
 
 
@@ -56,21 +58,25 @@ class _Reading:
     cast: str | None
     finite: bool
 
-    def of(self, tensor: Tensor, slot: int) -> Readable:
+    def of(self, tensor: Tensor, slot: Hashable) -> Readable:
         """The reader of one tensor, with memory of its own."""
-        if tensor.adapter is None:
-            reader: Readable = self._stored(tensor, slot, self.cast)
-        else:
-            reader = self._adapted(tensor, tensor.adapter, slot)
-        if tensor.rows is not None:
-            width = math.prod(tensor.info.shape[1:])
-            reader = Reordered(reader, tensor.rows, width, lambda n: self.buffers.get((slot, "ordered"), n, self.work))
-        return reader
+        if tensor.gather is not None:
+            return self._gathered(tensor.gather, tensor.info, slot)
+        if tensor.adapter is not None:
+            return self._adapted(tensor, tensor.adapter, slot)
+        return self._stored(tensor, slot, self.cast)
 
-    def _stored(self, tensor: Tensor, slot: int, cast: str | None) -> Stored:
+    def _gathered(self, gather: Gather, info: TensorInfo, slot: Hashable) -> Gathered:
+        tables = [self.of(table, (slot, i)) for i, table in enumerate(gather.tables)]
+        width = math.prod(info.shape[1:])
+        return Gathered(
+            tables, gather.rows, width, lambda n: self.buffers.get((slot, "gathered"), n, self.work), self.cast
+        )
+
+    def _stored(self, tensor: Tensor, slot: Hashable, cast: str | None) -> Stored:
         return Stored(tensor, self.files.open(tensor.info.file), self.buffers, slot, self.work, cast, self.finite)
 
-    def _adapted(self, tensor: Tensor, change: LowRank, slot: int) -> Adapted:
+    def _adapted(self, tensor: Tensor, change: LowRank, slot: Hashable) -> Adapted:
         infos = zip(change.names, (change.down, change.up), strict=True)
         down, up = (self._whole(Tensor(tensor.model, name, info), slot, info) for name, info in infos)
         if change.transposed:
@@ -78,6 +84,6 @@ class _Reading:
         own = tensor.info.dtype if self.cast else None
         return Adapted(self._stored(tensor, slot, None), down, up * self.work(change.scale), own, self.cast)
 
-    def _whole(self, tensor: Tensor, slot: int, info: TensorInfo) -> Array:
+    def _whole(self, tensor: Tensor, slot: Hashable, info: TensorInfo) -> Array:
         """A small tensor as an array."""
         return np.array(self._stored(tensor, slot, None).read(0, math.prod(info.shape))).reshape(info.shape)

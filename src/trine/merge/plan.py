@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,21 @@ from trine.merge.adapter import LowRank
 from trine.merge.catalog import Spec
 from trine.merge.config import ModelReference
 from trine.merge.dtypes import NAMES, STORED, promote
+from trine.merge.gather import Gather
 from trine.merge.models import Model
-from trine.merge.names import EMBEDDING, HEAD, comes_after, layer_counts, may_be_missing, module_of, place_of
+from trine.merge.names import (
+    EMBEDDING,
+    HEAD,
+    VOCABULARY,
+    comes_after,
+    layer_counts,
+    may_be_missing,
+    module_of,
+    place_of,
+)
 from trine.merge.reading import Part, Recipe, Slice
 from trine.merge.scopes import lookup
+from trine.merge.vocabulary import Vocabulary
 from trine.weights.index import TensorInfo
 
 
@@ -31,20 +42,28 @@ class Tensor:
     model: ModelReference
     name: str
     info: TensorInfo
-    rows: tuple[int, ...] | None = None
-    """Order in which entries along the first axis are read, where it is not their own."""
     adapter: LowRank | None = None
     """What is added to it."""
+    gather: Gather | None = None
+    """The rows that are read in its place: its own in another order, or those of several models' tables."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is read for it."""
+        return self.info.shape if self.gather is None else (self.gather.rows.count, *self.info.shape[1:])
 
     @property
     def pieces(self) -> tuple[TensorInfo, ...]:
         """Everything of files that is read for it."""
+        if self.gather is not None:
+            return tuple(one for i in self.gather.rows.used for one in self.gather.tables[i].pieces)
         return (self.info, *((self.adapter.down, self.adapter.up) if self.adapter else ()))
 
     @property
     def change(self) -> Any:
         """What is done to it on reading, as plain values."""
-        return [self.rows, self.adapter.scale if self.adapter else None]
+        rows = self.gather.rows.digest if self.gather else None
+        return [rows, self.adapter.scale if self.adapter else None]
 
 
 @dataclass(frozen=True)
@@ -105,8 +124,10 @@ class Plan:
     """config.json of the result, where it is not the donor's."""
     generation: dict[str, Any] | None = None
     """generation_config.json of the result, where it is not the donor's."""
-    tokenizer: ModelReference | None = None
-    """Where the tokenizer comes from, when not from the donor."""
+    tokenizer: Path | None = None
+    """The folder that the tokenizer comes from, when not the donor's."""
+    written: dict[str, str] = field(default_factory=dict)
+    """Small files of the result by name, where they are no copies."""
     computed: Path | None = None
     """A folder of tensors that were computed for this plan, which the record does not count as an input."""
     sources: dict[str, str] = field(default_factory=dict)
@@ -131,13 +152,16 @@ class Plan:
         return list(dict.fromkeys(one.file for job in self.jobs for tensor in job.inputs for one in tensor.pieces))
 
 
-def make_plan(recipe: Recipe, models: dict[ModelReference, Model]) -> Plan:
-    """Plan a recipe over opened models. Raises BadInput with a line per mistake, naming tensor and model."""
+def make_plan(recipe: Recipe, models: dict[ModelReference, Model], vocabulary: Vocabulary | None = None) -> Plan:
+    """Plan a recipe over opened models. Raises BadInput with a line per mistake, naming tensor and model.
+
+    `vocabulary`: the one that tables with a row per token are brought to.
+    """
     donor = recipe.models[0]
     plan = Plan(recipe, models, donor, notes=list(recipe.notes))
     problems: list[str] = []
     for module, slices in recipe.modules.items():
-        _Planner(plan, module, slices, problems).run()
+        _Planner(plan, module, slices, problems, vocabulary).run()
     if not plan.jobs and not problems:
         problems.append(f"{models[donor].folder}: no tensor to merge")
     if problems:
@@ -149,8 +173,15 @@ def make_plan(recipe: Recipe, models: dict[ModelReference, Model]) -> Plan:
 class _Planner:
     """One module's slices to jobs."""
 
-    def __init__(self, plan: Plan, module: str | None, slices: tuple[Slice, ...], problems: list[str]) -> None:
-        self.plan, self.slices, self.problems = plan, slices, problems
+    def __init__(
+        self,
+        plan: Plan,
+        module: str | None,
+        slices: tuple[Slice, ...],
+        problems: list[str],
+        vocabulary: Vocabulary | None,
+    ) -> None:
+        self.plan, self.slices, self.problems, self.vocabulary = plan, slices, problems, vocabulary
         self.recipe = plan.recipe
         self.modules = [one for one in plan.recipe.modules if one not in (None, "default")]
         self.module = None if module in (None, "default") else module
@@ -253,11 +284,32 @@ class _Planner:
                 if tensor is None:
                     self.problems.append(f"{own}: not in '{part.model}', though {found[0][1].info.file} has it")
                     return
-        shapes = {tensor.info.shape for _, tensor in found}
+        if self.vocabulary is not None and VOCABULARY.search(name):
+            found = self._with_one_vocabulary(self.vocabulary, one, name, found)
+        shapes = {tensor.shape for _, tensor in found}
         if len(shapes) > 1:
             self.problems.append(_shapes(name, [tensor for _, tensor in found]))
             return
+        if not found:
+            return  # refused
         self._decide(one, name, position, found, len(found) < len(named))
+
+    def _with_one_vocabulary(
+        self, vocabulary: Vocabulary, one: Slice, name: str, found: list[tuple[Part, Tensor]]
+    ) -> list[tuple[Part, Tensor]]:
+        """The tables, their rows those of the output's tokens."""
+        try:
+            held = [(tensor.model, tensor.shape[0]) for _, tensor in found]
+            rows = vocabulary.rows(name, held, one.base)
+        except BadInput as error:
+            self.problems.append(str(error))
+            return []
+        if rows is None:
+            return found
+        tables = tuple(tensor for _, tensor in found)
+        return [
+            (part, replace(tensor, gather=Gather(tables, own))) for (part, tensor), own in zip(found, rows, strict=True)
+        ]
 
     def _tensor(self, model: ModelReference, name: str) -> Tensor | None:
         """A model's tensor; the embedding for the head of a model that ties them. None when it has neither."""
@@ -286,7 +338,7 @@ class _Planner:
         alone = method != self.recipe.method
         each, shared = (({},), {}) if alone else self._parameters(one, name, position, others)
         tensors = tuple(tensor for _, tensor in others)
-        self.plan.jobs.append(Job(name, method, found[0][1].info.shape, out, narrow, tensors, base, each, shared))
+        self.plan.jobs.append(Job(name, method, found[0][1].shape, out, narrow, tensors, base, each, shared))
 
     def _copy(self, name: str, tensors: list[Tensor], types: list[str]) -> None:
         kinds = set(types)
@@ -333,7 +385,7 @@ def _shapes(name: str, tensors: list[Tensor]) -> str:
     held = ", ".join(f"{list(tensor.info.shape)} in '{tensor.model}'" for tensor in tensors)
     shapes = [tensor.info.shape for tensor in tensors]
     if (EMBEDDING.search(name) or HEAD.search(name)) and len({shape[1:] for shape in shapes}) == 1:
-        return f"{name}: {held}; the vocabularies differ"
+        return f"{name}: {held}; the vocabularies differ, choose one with tokenizer_source: union, base or a model"
     return f"{name}: {held}; tensors that are merged have one shape"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from trine.merge import dtypes
 from trine.merge.arithmetic import widen
 from trine.merge.dtypes import STORED, Array, rounded
 from trine.merge.fused import finite_bf16
+from trine.merge.gather import MEAN, PADDING, Rows
 from trine.merge.methods.inputs import Feed, Readable
 from trine.merge.plan import Tensor
 
@@ -63,7 +66,7 @@ class Stored:
     """A tensor in a file, as the methods read it. Raises NotFinite unless told otherwise."""
 
     def __init__(
-        self, tensor: Tensor, handle: int, buffers: Buffers, slot: int, work: Any, cast: str | None, finite: bool
+        self, tensor: Tensor, handle: int, buffers: Buffers, slot: Hashable, work: Any, cast: str | None, finite: bool
     ) -> None:
         """`cast`: a type to round to on reading. `finite`: whether NaN and infinity are refused."""
         self.tensor, self.handle, self.buffers, self.slot = tensor, handle, buffers, slot
@@ -125,24 +128,61 @@ class Adapted:
         return values
 
 
-class Reordered:
-    """A tensor whose entries along the first axis come in another order."""
+class Gathered:
+    """A table whose rows are rows of other tables, means of them, zeros, or the mean of the table itself."""
 
-    def __init__(self, stored: Readable, rows: tuple[int, ...], width: int, out: Callable[[int], Array]) -> None:
-        """`width`: elements of an entry. `out`: memory for so many elements."""
-        self.stored, self.rows, self.width, self.out = stored, rows, width, out
+    def __init__(
+        self, tables: Sequence[Readable], rows: Rows, width: int, out: Callable[[int], Array], cast: str | None
+    ) -> None:
+        """`width`: elements of a row. `out`: memory for so many elements. `cast`: a type that means are rounded to."""
+        self.tables, self.rows, self.width, self.out, self.cast = tables, rows, width, out, cast
+        self.starts = [start for start, _, _ in rows.runs]
 
     def read(self, start: int, stop: int) -> Array:
-        """Elements [start, stop) of the reordered tensor; valid until the next read."""
-        out = self.out(stop - start)
-        place = start
+        """Elements [start, stop) of the table; valid until the next read."""
+        return self._fill(self.out(stop - start), start, stop)
+
+    def _fill(self, out: Array, start: int, stop: int) -> Array:
+        run, place = bisect_right(self.starts, start // self.width) - 1, start
         while place < stop:
-            row, column = divmod(place, self.width)
-            count = min(self.width - column, stop - place)
-            source = self.rows[row] * self.width + column
-            out[place - start : place - start + count] = self.stored.read(source, source + count)
-            place += count
+            _, kind, shift = self.rows.runs[run]
+            run += 1
+            end = min(stop, (self.starts[run] if run < len(self.starts) else self.rows.count) * self.width)
+            out[place - start : end - start] = self._run(kind, shift, place, end)
+            place = end
         return out
+
+    def _run(self, kind: int, shift: int, start: int, stop: int) -> Array | float:
+        if kind >= 0:
+            return self.tables[kind].read(start + shift * self.width, stop + shift * self.width)
+        if kind == MEAN:
+            return self._mean_row(start // self.width, start % self.width, stop - start)
+        if kind == PADDING:
+            return np.resize(np.roll(self._mean, -(start % self.width)), stop - start)
+        return 0.0
+
+    def _mean_row(self, row: int, column: int, count: int) -> Array:
+        """Part of a row that is the mean of several tables' rows; summed in the order of the tables."""
+        total, used = None, 0
+        for table, place in zip(self.tables, self.rows.places[row].tolist(), strict=True):
+            if place >= 0:
+                part = table.read(place * self.width + column, place * self.width + column + count)
+                total = part.copy() if total is None else self._rounded(total + part)
+                used += 1
+        assert total is not None
+        return self._rounded(total / used)
+
+    def _rounded(self, values: Array) -> Array:
+        return values if self.cast is None else rounded(values, self.cast)
+
+    @cached_property
+    def _mean(self) -> Array:
+        """The mean of the rows that are not padding, [width]; reads the table once."""
+        total, one = np.zeros(self.width, np.float64), np.empty(self.width, self.out(0).dtype)
+        kept = np.flatnonzero(~self.rows.padded)
+        for row in kept.tolist():
+            total += self._fill(one, row * self.width, (row + 1) * self.width)
+        return self._rounded((total / max(1, len(kept))).astype(one.dtype))
 
 
 def read_into(handle: int, array: Array, offset: int, path: Path) -> None:

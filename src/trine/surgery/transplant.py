@@ -143,7 +143,7 @@ def transplant(found: Transplant, out: Path, options: Options, progress: Progres
     keys = ("model", "donor", "method", "k") if found.method in METHODS else ("model", "donor", "method")
     text = "".join(f"{key}: {resolved[key]}\n" for key in keys)
     plan = plan_of_copies(found.model, found.models, "tokens transplant", title, found.config, text, resolved)
-    plan.tokenizer, plan.generation = found.donor, found.generation
+    plan.tokenizer, plan.generation = found.models[found.donor].folder, found.generation
     plan.sources = _donor_hashes(found)
     plan.jobs = [_job(found, reference, made, name) for name in found.models[found.model].ordered]
     plan.notes = list(_notes(found))
