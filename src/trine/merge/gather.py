@@ -25,6 +25,12 @@ class Rows:
     padded: Array
     """[rows] bool: rows that are the mean of all that are not padded."""
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rows) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
     @property
     def count(self) -> int:
         """Rows of the result."""
