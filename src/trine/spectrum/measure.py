@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,9 @@ BINS = 64
 ACCURACY = 6e-6
 """The stated error of an SNR, relative, beyond which singular values are computed in more digits. True errors are a
 quarter of it or less, so that scaling a matrix moves its SNR by about 1e-6 at most."""
+_NEARLY_SQUARE = 2
+"""Below this ratio of its sides a matrix has singular values so near zero that fp32 rarely does, and its Gram matrix is
+cheap beside the eigenvalues."""
 _MOST_UNKNOWN = 0.02
 """The part of a matrix's singular values that may be lost in rounding before that."""
 
@@ -60,11 +64,20 @@ def singular_values(
     """By the cheapest way that leaves digits enough for `measure`, with what that says; arguments as of `by_gram`."""
     rule = calibrated if measure == "calibrated" else published
     shape = (matrix.shape[0], matrix.shape[1])
+    if max(shape) < _NEARLY_SQUARE * min(shape):
+        return _finely(matrix, largest, rule, device)
     found = by_gram(matrix, largest, torch.float32, device)
     if len(found.values) - found.rank <= _MOST_UNKNOWN * len(found.values):
         measured = rule(found, shape)
         if not measured.unsure and measured.error <= ACCURACY:
             return found, measured
+    return _finely(matrix, largest, rule, device)
+
+
+def _finely(
+    matrix: Tensor, largest: float, rule: Callable[[Values, tuple[int, int]], Measured], device: torch.device
+) -> tuple[Values, Measured]:
+    shape = (matrix.shape[0], matrix.shape[1])
     found = by_gram(matrix, largest, torch.float64, device)
     measured = rule(found, shape)
     if not measured.unsure and measured.error <= ACCURACY:
