@@ -102,7 +102,7 @@ def test_a_rehearsed_batch_ramp_is_in_proportion() -> None:
 
 
 def test_there_must_be_something_to_rehearse() -> None:
-    with pytest.raises(BadInput, match="both must be there"):
+    with pytest.raises(BadInput, match="must be there"):
         load_config(Config, None, ["--rehearse", "20"])
 
 

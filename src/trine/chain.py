@@ -157,6 +157,11 @@ def _sized_model(config: Config, tokens: Path) -> ModelConfig:
 
     if (tokens / "index.json").is_file():
         return resolve_vocabulary(config.model or ModelConfig(), TokenShards(tokens).vocab_size)
+    if config.tokenizer is not None and config.tokenizer.path is not None:
+        from trine.data.tokenizer import open_tokenizer, vocabulary_size
+
+        opened = open_tokenizer(Path(config.tokenizer.path).expanduser())
+        return resolve_vocabulary(config.model or ModelConfig(), vocabulary_size(opened.tokenizer))
     model = with_vocabulary(config.model_copy(update={"model": config.model or ModelConfig()}))
     if model is None or model.vocab_size is None:
         raise BadInput("model.vocab_size is not known before the text is packed; add --model.vocab_size N")
@@ -258,7 +263,9 @@ def write_samples(settings: SamplesConfig | None, run: Path, watch: Watcher) -> 
         sampling = Sampling(settings.temperature, top_p=settings.top_p, seed=settings.seed)
         for i, prompt in enumerate(settings.prompts):
             watch.progress(i, len(settings.prompts), "samples: prompts")
-            pieces = model.complete(model.encode(prompt), settings.max_new_tokens, sampling)
+            asked = [{"role": "user", "content": prompt}]
+            tokens = model.encode_chat(asked) if settings.chat else model.encode(prompt)
+            pieces = model.complete(tokens, settings.max_new_tokens, sampling)
             samples.append({"prompt": prompt, "completion": "".join(pieces)})
         write_json(path, {"samples": samples})
     return json.loads(path.read_text())["samples"]

@@ -27,6 +27,8 @@ class SamplesConfig(Frozen):
     """Text the finished model writes, kept in the run folder and shown in the report."""
 
     prompts: tuple[str, ...] = ()
+    chat: bool = False
+    """The prompts are a user's messages, put through the model's chat template."""
     max_new_tokens: Count = Field(default=80, ge=1)
     temperature: float = Field(default=0.8, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
@@ -48,7 +50,7 @@ class Config(Frozen):
     samples: SamplesConfig | None = None
     rehearse: Count | None = Field(default=None, ge=1)
     """Run the recipe small, in so many steps: a tiny model, every phase and schedule in proportion. The run folder's
-    config has the sizes that come of it."""
+    config has the sizes that come of it. A run that starts from a model is rehearsed on a tiny new one, whole."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -56,9 +58,10 @@ class Config(Frozen):
         config = validate(data)
         if config.rehearse is None:
             return config
-        if config.train is None or config.train.init_from:
-            raise ValueError("rehearse shrinks the model of `model` and the run of `train`; both must be there")
+        if config.train is None:
+            raise ValueError("rehearse shrinks the run of `train`, which must be there")
         train, optim = small_run(config.train, config.optim, config.rehearse)
+        train = train.model_copy(update={"init_from": None, "only": None, "lora": None})
         changed = {"train": train, "optim": optim, "model": small_model(config.model or ModelConfig())}
         if config.tokenizer is not None:
             changed["tokenizer"] = small_tokenizer(config.tokenizer)

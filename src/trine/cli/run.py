@@ -33,7 +33,9 @@ def _summary(made: dict[str, object]) -> str:
     lines = []
     train, parity = made.get("train"), made.get("parity")
     if isinstance(train, dict):
-        bits = ", ".join(f"{name} {value:.3f}" for name, value in (train["bits_per_byte"] or {}).items())
+        answers = train.get("answers_only", ())
+        scores = (train["bits_per_byte"] or {}).items()
+        bits = ", ".join(f"{name} {value:.3f}{' of answers' if name in answers else ''}" for name, value in scores)
         lines.append(f"trained  {train['step']:,} steps, {train['tokens']:,} tokens, loss {train['loss']:.3f}")
         lines += [f"measured bits per byte: {bits}"] if bits else []
     if isinstance(parity, dict):

@@ -290,6 +290,7 @@ class Run:
             "bits_per_byte": last.get("bits_per_byte"),
             "checkpoint": str(self.checkpoint),
             "seconds": seconds,
+            **self.plan.answers_only,
         }
         self.observer.on_end(summary)
         return summary
