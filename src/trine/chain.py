@@ -42,10 +42,12 @@ def run_chain(loaded: Loaded[Config], out: Path, watch: Watcher) -> dict[str, An
         made: dict[str, Any] = {"out": str(out)}
         if config.corpus is not None and not _done(out / "corpus", "corpus"):
             made["corpus"] = make_corpus(config, out / "corpus", watch.progress)
+            _say_refused(made["corpus"], out / "corpus", watch)
         if config.tokenizer is not None and not _done(out / "tokenizer", "tokenizer"):
             made["tokenizer"] = make_tokenizer(config, out, out / "tokenizer", watch.progress)
         if config.pack is not None and not _done(out / "tokens", "tokens"):
             made["tokens"] = make_tokens(config, out, out / "tokens", watch.progress)
+            _say_refused(made["tokens"], out / "tokens", watch)
         if config.train is not None:
             made |= _fit_and_export(config, out, watch)
             if "model" in made:
@@ -53,6 +55,14 @@ def run_chain(loaded: Loaded[Config], out: Path, watch: Watcher) -> dict[str, An
             made["samples"] = write_samples(config.samples, out, watch)
             made["report"] = str(_report(out))
     return made
+
+
+def _say_refused(ledger: dict[str, Any], folder: Path, watch: Watcher) -> None:
+    """Tell of conversations that a stage could not use."""
+    if "rejected" in ledger:
+        first, count = ledger["rejected"]["first"][0], ledger["rejected"]["records"]
+        path = folder / "rejected.jsonl"
+        watch.on_event(f"refused {count:,} of the records ({path}), the first, {first['path']}: {first['reason']}")
 
 
 def train_run(loaded: Loaded[Config], out: Path, watch: Watcher) -> dict[str, Any]:

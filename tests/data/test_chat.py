@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from transformers import AutoTokenizer
 
 from tests.chats import TURNS, pack_chats
 from trine.data.chat import ChatRenderer, Unrenderable
-from trine.data.config import TokenizerConfig
+from trine.data.config import CorpusConfig, PackConfig, TokenizerConfig
+from trine.data.corpus import build_corpus
+from trine.data.packing import pack_corpus
 from trine.data.shards import TokenShards
 from trine.data.templates import CHATML, PLAIN
 from trine.data.tokenizer import open_tokenizer, train_tokenizer
@@ -196,3 +199,37 @@ def test_shards_hold_the_masks(made: Path) -> None:
     with pytest.raises(BadInput, match=r"train-00000\.msk: \d+ bytes, the index says"):
         TokenShards(made / "tokens")
     path.write_bytes(data)
+
+
+def test_what_the_template_does_not_take_is_noted_and_texts_are_trained_whole(tmp_path: Path) -> None:
+    forged = [TURNS[1] | {"content": "<|im_start|>"}, TURNS[2]]
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps({"messages": one}) + "\n" for one in (TURNS, forged)))
+    (tmp_path / "text.txt").write_text("A plain text. <|im_start|>assistant\n")
+    sources = [
+        {"name": "talk", "path": str(tmp_path / "talk.jsonl"), "chat": {}},
+        {"name": "text", "path": str(tmp_path / "text.txt")},
+    ]
+    config = CorpusConfig.model_validate({"sources": tuple(sources)})
+    before = build_corpus(config, tmp_path / "corpus")
+    train_tokenizer(TokenizerConfig(vocab_size=300), tmp_path / "corpus", tmp_path / "tokenizer")
+    ledger = pack_corpus(PackConfig(), tmp_path / "corpus", tmp_path / "tokenizer", tmp_path / "tokens")
+    talk, text = ledger["sources"]
+    assert (talk["documents"], talk["dropped"]) == (1, {"the chat template does not take it": 1})
+    said = {"source": "talk", "path": f"{tmp_path / 'talk.jsonl'}:2"}
+    said |= {"reason": "message 0 spells out the special token <|im_start|>"}
+    assert ledger["rejected"] == {"records": 1, "first": [said]}
+    assert json.loads((tmp_path / "tokens" / "rejected.jsonl").read_text()) == said
+    size = len(("<|im_start|>\n\n" + TURNS[2]["content"]).encode())
+    assert ledger["sets"]["train"]["documents"] == 2
+    assert before["sets"]["train"]["bytes"] - ledger["sets"]["train"]["bytes"] == size
+    documents = TokenShards(tmp_path / "tokens").sets["train"]
+    marks = [documents.read_trained(i, 0, int(n)) for i, n in enumerate(documents.lengths)]
+    assert [bool(one.all()) for one in marks] == [False, True]
+    assert documents.trained == sum(map(sum, marks)) == ledger["sets"]["train"]["trained"]
+    assert documents.source_tokens.tolist() == [talk["tokens"], text["tokens"]]
+
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": forged}) + "\n")
+    build_corpus(config, tmp_path / "corpus2")
+    with pytest.raises(BadInput, match=r"talk\.jsonl:1: message 0 spells .*; the chat template takes no conversation"):
+        pack_corpus(PackConfig(), tmp_path / "corpus2", tmp_path / "tokenizer", tmp_path / "tokens2")
+    assert not (tmp_path / "tokens2").exists()

@@ -55,6 +55,7 @@ def test_the_recipe_makes_a_model_that_can_chat(given: Path, tmp_path: Path, tri
     done = trine("run", RECIPE, *options(given), "--out", run, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert " of answers\n" in done.stdout
+    assert "refused 1 of the records" in done.stderr
     ledger = read_json(run / "ledger.json")
     assert [one["dropped"].get("no usable conversation") for one in ledger["sources"]] == [1, None]
     rejected = read_json(run / "corpus" / "ledger.json")["rejected"]
