@@ -24,7 +24,7 @@ def test_a_union_of_vocabularies_loads_and_generates(trine: Command, tmp_path: P
         write_tokenizer(tmp_path / name, plain, added)
     (tmp_path / "merge.yaml").write_text(
         "merge_method: ties\nbase_model: base\nmodels: [{model: chat, parameters: {weight: 1}}]\n"
-        "tokenizer: {source: union, pad_to_multiple_of: 20}\n"
+        "tokenizer: {source: union, pad_to_multiple_of: 20}\nchat_template: chatml\n"
     )
     plan = trine("merge", "merge.yaml", "out", "--dry-run", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
@@ -34,6 +34,8 @@ def test_a_union_of_vocabularies_loads_and_generates(trine: Command, tmp_path: P
     assert model.config.vocab_size == 40
     assert tokenizer.encode("ab <|turn|>", add_special_tokens=False) == [28, 31]
     assert tokenizer.tokenize("xy ab") == ["xy", "ab"]
+    talk = [{"role": "user", "content": "ab"}]
+    assert tokenizer.apply_chat_template(talk, tokenize=False) == "<|im_start|>user\nab<|im_end|>\n"
     out, chat = (read_weights(tmp_path / one)["model.embed_tokens.weight"] for one in ("out", "chat"))
     ids = AutoTokenizer.from_pretrained(tmp_path / "chat").get_vocab()
     for text in ("ab", "xy", "<|turn|>"):

@@ -209,6 +209,6 @@ class MergeConfig(Frozen):
     tokenizer: Tokenizer | None = None
     """The output's tokenizer."""
     chat_template: Name | None = None
-    """`auto`, a built-in name, or a Jinja template."""
+    """`auto` (that of most models), alpaca, chatml, exaone, llama3, mistral, or a Jinja template."""
     parameters: Parameters | None = None
     """Parameters of every tensor that no narrower scope gives."""

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from trine import __version__
+from trine.merge.chat import FILE, PROCESSORS
 from trine.merge.layout import OutputFile
 from trine.merge.names import EMBEDDING, HEAD
 from trine.merge.plan import Plan
+from trine.merge.tokenizer_file import NAME as TOKENIZER_FILE
 from trine.weights.index import INDEX
 
 TOKENIZER = (
@@ -48,7 +50,9 @@ def write_small_files(plan: Plan, files: list[OutputFile], folder: Path, meta: d
         (folder / "generation_config.json").write_text(json.dumps(plan.generation, indent=2) + "\n")
     for name, text in plan.written.items():
         (folder / name).write_text(text, encoding="utf-8")
-    kinds = [name for name in TOKENIZER if "tokenizer.json" not in plan.written or name not in OTHER_FORMS]
+    replaced = (*OTHER_FORMS, TOKENIZER_FILE) if TOKENIZER_FILE in plan.written else ()
+    replaced += (FILE, PROCESSORS) if FILE in plan.written else ()
+    kinds = [name for name in TOKENIZER if name not in replaced]
     for source, names in ((plan.tokenizer or donor.folder, kinds), (donor.folder, COPIED)):
         for name in names:
             if (source / name).is_file() and not (folder / name).exists():

@@ -14,6 +14,7 @@ from trine.config.explain import dotted
 from trine.config.load import load_config
 from trine.config.yaml import KeyPath, Problem, read_yaml, refusal
 from trine.merge.catalog import SPECS, Spec
+from trine.merge.chat import wrong_template
 from trine.merge.config import InputModel, MergeConfig, ModelReference, Module, OutputSlice, Tokenizer
 from trine.merge.scopes import Scope, problems
 
@@ -142,6 +143,8 @@ def _check(config: MergeConfig) -> _Found:
         return
     if config.tokenizer is not None and config.tokenizer_source is not None:
         yield ("tokenizer_source",), "given beside `tokenizer`, which says the same in its `source`; keep one"
+    if config.chat_template is not None and (text := wrong_template(config.chat_template)):
+        yield ("chat_template",), text
     spec, method = SPECS[config.merge_method], config.merge_method
     yield from problems(config.parameters, spec, method, ("parameters",))
     for path, module in _modules_at(config):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from trine.errors import BadInput, nearest
+from trine.merge.chat import SETTINGS, chosen_template, template_files
 from trine.merge.config import ModelReference, Tokenizer, TokenSource
 from trine.merge.dtypes import Array
 from trine.merge.models import Model, folder_of
@@ -36,18 +37,28 @@ class _Output:
 
 def plan_merge(recipe: Recipe, models: Models) -> Plan:
     """The plan of a recipe, with its tokenizer. Raises BadInput as `make_plan` does, and for tokens without a row."""
-    if recipe.chat_template not in (None, "auto"):
-        raise BadInput("chat_template: only `auto` is supported, which keeps the donor's")
-    if recipe.tokenizer is None:
-        return make_plan(recipe, models)
-    output = _output(recipe, recipe.tokenizer, models)
-    plan = make_plan(recipe, models, output.vocabulary)
-    plan.tokenizer = output.source
-    plan.written[NAME] = output.file.text
-    plan.notes += output.notes
-    config, generation = _configs(plan.models[plan.donor].folder, output)
-    plan.config, plan.generation = config or None, generation
+    output = None if recipe.tokenizer is None else _output(recipe, recipe.tokenizer, models)
+    plan = make_plan(recipe, models, output.vocabulary if output else None)
+    if output is not None:
+        plan.tokenizer = output.source
+        plan.written[NAME] = output.file.text
+        plan.notes += output.notes
+        config, plan.generation = _configs(plan.models[plan.donor].folder, output)
+        plan.config = config or None
+    if recipe.chat_template is not None:
+        _set_template(plan, recipe.chat_template)
     return plan
+
+
+def _set_template(plan: Plan, setting: str) -> None:
+    template = chosen_template(setting, [model.folder for model in plan.models.values()])
+    folder = plan.tokenizer or plan.models[plan.donor].folder
+    if template is None:
+        plan.notes.append("chat_template: no model has one")
+    elif not (folder / SETTINGS).is_file():
+        plan.notes.append(f"chat_template: '{folder}' has no {SETTINGS}, so the template is not written")
+    else:
+        plan.written |= template_files(template, folder)
 
 
 def _output(recipe: Recipe, setting: Tokenizer, models: Models) -> _Output:
