@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -13,6 +13,9 @@ from trine.cli.live import clock, watching
 from trine.cli.result import Shown
 from trine.cli.words import DryRun, command_line
 from trine.errors import BadInput
+
+if TYPE_CHECKING:
+    from trine.merge.engine import Options
 
 
 def merge(
@@ -39,6 +42,12 @@ def merge(
         Path | None,
         Parameter(help="A sweep config: many merges with some numbers varied, each scored by a command, into OUT."),
     ] = None,
+    parts: Annotated[
+        Path | None,
+        Parameter(
+            help="Where a config of several documents puts the named ones. Default: OUT.parts, or OUT if all are."
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> Shown:
     """Merge models: everything is checked from headers first, then tensors stream through memory of fixed size.
@@ -49,21 +58,42 @@ def merge(
 
     Example: trine merge merge.yaml swept --sweep sweep.yaml
     """
-    from trine.merge.align import align_experts as aligned
-    from trine.merge.align import expert_layers
-    from trine.merge.engine import Options, partial_folder
-    from trine.merge.engine import merge as run
+    from trine.merge.documents import is_several
+    from trine.merge.engine import Options
     from trine.merge.hashing import read_checksums
 
     command = command_line()
     known = read_checksums(checksums) if checksums else ()
     options = Options(numerics == "mergekit", seed, allow_nonfinite, shard_bytes, threads, known, command)
+    if is_several(config):
+        from trine.cli.documents import merge_documents
+
+        if report or sweep:
+            raise BadInput(f"{config}: holds several documents; --report and --sweep are for one")
+        settings = {"numerics": numerics, "seed": seed, "aligned": align_experts}
+
+        def each(recipe: Path, folder: Path) -> Shown:
+            return _merge(recipe, folder, options, align_experts, None, dry_run)
+
+        return merge_documents(config, out, parts, settings, dry_run, each)
     if sweep and not dry_run:
         from trine.cli.sweep import run_sweep
 
         if report:
             raise BadInput("--report: shows one merge, --sweep makes many; run trine report on one that is kept")
         return run_sweep(sweep, config, out, options, align_experts)
+    if parts:
+        raise BadInput(f"--parts: {config} holds one document without a name, whose result is OUT")
+    return _merge(config, out, options, align_experts, report, dry_run)
+
+
+def _merge(config: Path, out: Path, options: Options, align_experts: bool, report: Path | None, dry_run: bool) -> Shown:
+    """Merge by one recipe, or say what that would do."""
+    from trine.merge.align import align_experts as aligned
+    from trine.merge.align import expert_layers
+    from trine.merge.engine import merge as run
+    from trine.merge.engine import partial_folder
+
     plan = planned(config)
     if align_experts:
         expert_layers(plan.jobs)
