@@ -20,7 +20,7 @@ ARROWS = {
     "model": {"moe", "weights", "native"},
     "evaluate": {"model", "data"},
     "train": {"model", "moe", "optim", "data", "evaluate", "weights", "native"},
-    "estimate": {"train", "model", "optim", "data"},
+    "estimate": {"train", "model", "optim", "data", "weights"},
     "report": set(),
     "merge": {"weights", "native"},
     "surgery": {"merge", "weights"},

@@ -45,8 +45,9 @@ def plan(
 
 def _text(plan: dict[str, Any]) -> str:
     model, work, memory, disk, time = (plan[name] for name in ("model", "work", "memory", "disk", "time"))
+    part = f", {model['trained']:,} trained" if model["trained"] != model["parameters"] else ""
     lines = [
-        f"model      {model['parameters']:,} parameters, {model['active']:,} active for a token",
+        f"model      {model['parameters']:,} parameters, {model['active']:,} active for a token{part}",
         f"work       {work['steps']:,} steps, {work['tokens']:,} tokens, mostly {work['tokens_per_step']:,} a step; "
         f"{work['flops_per_token'] / 1e6:,.1f} MFLOPs a token, {work['flops']:.2e} in all",
         f"memory     {'at least ' if memory['peak'] is None else ''}{_size(memory['needed'])} of "

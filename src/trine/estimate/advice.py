@@ -65,7 +65,7 @@ def _recompute(shape: Shape, train: TrainConfig, size: Size, trial: Trial | None
 def _muon(
     shape: Shape, optim: OptimConfig, train: TrainConfig, size: Size, trial: Trial | None, room: int
 ) -> list[dict[str, Any]]:
-    if optim.matrices == "muon":
+    if optim.matrices == "muon" or train.only is not None or train.lora is not None:
         return []
     other = measure_size(shape, optim.model_copy(update={"matrices": "muon"}), train.sequence_length)
     needed = other.static + (trial.working if trial else 0)
@@ -76,7 +76,7 @@ def _fewer_layers(
     shape: Shape, optim: OptimConfig, train: TrainConfig, trial: Trial | None, room: int
 ) -> list[dict[str, Any]]:
     """The deepest model of this shape that fits; a model that is given cannot be cut."""
-    if not isinstance(shape, ModelConfig):
+    if not isinstance(shape, ModelConfig) or train.init_from is not None or train.only is not None:
         return []
     layers = shape.num_hidden_layers
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from trine.estimate.advice import advise
+from trine.estimate.frozen import Frozen, frozen_part
 from trine.estimate.machine import Machine
 from trine.estimate.probing import ProbeTimeout
 from trine.estimate.shape import layer_kinds
@@ -36,14 +37,14 @@ def make_plan(
     Memory is that of the largest micro-batch of any phase. Without `probe`, only what follows from shapes is told:
     `memory.peak` and `time` are None.
     """
-    timeline = Timeline(train, optim.schedule)
+    timeline, frozen = Timeline(train, optim.schedule), frozen_part(shape, train)
     spans = timeline.spans
     largest = max(spans, key=_micro_batch_tokens).train
-    size = measure_size(shape, optim, largest.sequence_length)
+    size = measure_size(shape, optim, largest.sequence_length, frozen)
     trial, note = None, None
     if probe and size.static < machine.memory:
         try:
-            trial = run_trial(shape, optim, largest, machine.memory, progress)
+            trial = run_trial(shape, optim, largest, machine.memory, progress, frozen)
         except ProbeTimeout as error:
             note = f"{error}: time and the peak of memory are not known"
     memory, disk = _memory(size, largest, trial, machine), _disk(size, train, machine)
@@ -51,10 +52,11 @@ def make_plan(
         "model": {
             "parameters": size.parameters,
             "active": size.active,
+            "trained": size.gradients // 4,
             "layers": len(layer_kinds(shape)),
             "vocabulary": size.vocabulary,
         },
-        "work": _work(shape, optim, timeline),
+        "work": _work(shape, optim, timeline, frozen),
         "machine": {"device": machine.device, "threads": machine.threads},
         "memory": memory,
         "disk": disk,
@@ -74,11 +76,11 @@ def _micro_batch_tokens(span: Span) -> tuple[int, int]:
     return train.micro_batch_sequences * train.sequence_length, train.batch_sequences
 
 
-def _work(shape: Shape, optim: OptimConfig, timeline: Timeline) -> dict[str, Any]:
+def _work(shape: Shape, optim: OptimConfig, timeline: Timeline, frozen: Frozen | None) -> dict[str, Any]:
     """Steps, tokens and FLOPs; those of one step are of the settings that most steps have."""
     spans = timeline.spans
     lengths = {span.train.sequence_length for span in spans}
-    per_token = {length: measure_size(shape, optim, length).flops_per_token for length in lengths}
+    per_token = {length: measure_size(shape, optim, length, frozen).flops_per_token for length in lengths}
     usual = max(spans, key=lambda span: span.steps)
     return {
         "steps": sum(span.steps for span in spans),

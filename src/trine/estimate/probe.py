@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from trine.data.loader import Batch
 from trine.data.shards import ShardWriter, token_dtype, write_index
+from trine.estimate.frozen import Frozen
 from trine.estimate.shape import parse_shape
 from trine.manifest import publish
 from trine.model.config import ModelConfig
 from trine.model.hf import LanguageModel
+from trine.model.hf_config import write_config
 from trine.model.shape import build
 from trine.optim.config import OptimConfig
 from trine.train import loop
@@ -62,6 +65,8 @@ class Job(BaseModel):
     limit: float = 0
     """Seconds after which it ends whatever it does."""
     folder: str = ""
+    frozen: Frozen | None = None
+    """What of the model is trained, where not all is."""
 
 
 def main() -> None:
@@ -79,6 +84,8 @@ def _probe(job: Job) -> None:
     """Run a job, print what it takes, end the process."""
     status = 0
     try:
+        if job.frozen is not None and job.frozen.lora is not None:
+            import_module("peft")
         peak = Peak(pick_device(job.train.device))
         if peak.device.type == "cpu":
             _bound(job.memory)
@@ -114,10 +121,14 @@ class _Done(Exception):
 def _fit(job: Job, peak: Peak) -> None:
     shape, train, folder = parse_shape(job.shape), job.train, Path(job.folder)
     _write_tokens(folder / "tokens", job.vocabulary)
-    if not isinstance(shape, ModelConfig):
-        (folder / "start").mkdir()
-        (folder / "start" / "config.json").write_text("{}")
+    if not isinstance(shape, ModelConfig) or train.init_from is not None:
+        _write_shape(folder / "start", shape)
         train = train.model_copy(update={"init_from": str(folder / "start")})
+    if job.frozen is not None and job.frozen.lora is None:
+        (folder / "only").write_text("".join(f"{name}\n" for name in job.frozen.names))
+        train = train.model_copy(update={"only": str(folder / "only")})
+    elif job.frozen is not None:
+        train = train.model_copy(update={"lora": job.frozen.lora})
     run_step, until, times = loop.train_step, time.monotonic() + job.seconds, list[float]()
     watchdog = _end_after(job.limit)
 
@@ -140,13 +151,34 @@ def _fit(job: Job, peak: Peak) -> None:
             _say({"seconds": record["time"], "peak": peak.bytes(record["memory_bytes"])})
 
     loop.train_step = step
-    loop.load_model = lambda path, dtype: build(shape)
+    loop.load_model = lambda path, dtype: _noise(shape, dtype, job.frozen is not None)
+    loop.held_dtype = lambda path, compute: "float32" if job.frozen is None else job.frozen.held
     model = shape if isinstance(shape, ModelConfig) else ModelConfig()
     peak.start()
     try:
         loop.fit(model, job.optim, train, folder / "tokens", folder / "run", Teller())
     except _Done:
         return
+
+
+def _write_shape(folder: Path, shape: Any) -> None:
+    """A model folder without weights."""
+    folder.mkdir()
+    if isinstance(shape, ModelConfig):
+        write_config(shape, folder, "float32", None)
+    else:
+        shape.save_pretrained(folder)
+
+
+def _noise(shape: Any, dtype: str, frozen: bool) -> LanguageModel:
+    """A model of `shape` that takes the memory that a loaded one takes: where much is never written, all is filled."""
+    if not frozen or not isinstance(shape, ModelConfig):
+        return build(shape, "cpu", dtype)
+    model = build(shape, "meta").to(getattr(torch, dtype)).to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.normal_(std=0.02) if tensor.dim() > 1 else tensor.fill_(isinstance(tensor, torch.nn.Parameter))
+    return model
 
 
 def _end_after(seconds: float) -> threading.Timer:

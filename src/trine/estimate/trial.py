@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
+from trine.estimate.frozen import Frozen
+from trine.estimate.point import BELOW, Point, kinds_of, point_of, spread
 from trine.estimate.probe import Job
-from trine.estimate.probing import Costs, Probes, ProbeTimeout
+from trine.estimate.probing import Probes, ProbeTimeout
 from trine.estimate.shape import dump_shape, layer_kinds, with_layers
 from trine.estimate.size import Size, measure_size
 from trine.model.shape import Shape
@@ -61,33 +63,27 @@ class Trial:
         return update + work * (sum(self.parts.values()) - update)
 
 
-@dataclass(frozen=True)
-class _Point:
-    """A probe: its model and its typical step."""
-
-    layers: int
-    size: Size
-    seconds: dict[str, float]
-    working: int
-    activations: int
-    first: dict[str, float]
-    """Seconds of its first step."""
-
-
-def run_trial(shape: Shape, optim: OptimConfig, train: TrainConfig, memory: int, progress: Progress) -> Trial | None:
-    """Probe the whole model, or two depths of it, within twenty seconds.
+def run_trial(
+    shape: Shape,
+    optim: OptimConfig,
+    train: TrainConfig,
+    memory: int,
+    progress: Progress,
+    frozen: Frozen | None = None,
+) -> Trial | None:
+    """Probe the whole model, or two depths of it, within twenty seconds; `frozen` says what of it is trained.
 
     None when `memory` bytes do not hold the smallest depth. Raises ProbeTimeout when there was no time for a step.
     """
     with Probes() as probes:
-        prober = _Prober(shape, optim, train, memory, progress, probes)
-        points = _probe_depths(prober, layer_kinds(shape))
+        prober = _Prober(shape, optim, train, memory, progress, probes, frozen)
+        points = _probe_depths(prober, prober.kinds)
         return _extrapolate(points, prober) if points else None
 
 
-def _probe_depths(prober: _Prober, kinds: Sequence[str]) -> list[_Point]:
+def _probe_depths(prober: _Prober, kinds: Sequence[str]) -> list[Point]:
     """The whole model, or as few layers as have every kind and then as many as time and memory allow."""
-    least, points = sorted({kinds.index(kind) for kind in kinds}), list[_Point]()
+    least, points = sorted({kinds.index(kind) for kind in kinds}), list[Point]()
     depth: Sequence[int] = range(len(kinds)) if prober.affords_all() else least
     while len(points) < 2 and len(depth) > (points[-1].layers if points else 0):
         try:
@@ -116,7 +112,10 @@ class _Prober:
         memory: int,
         progress: Progress,
         probes: Probes,
+        frozen: Frozen | None,
     ) -> None:
+        self.frozen = frozen
+        self.kinds = kinds_of(shape, frozen)
         self.shape, self.optim, self.train, self.memory, self.progress = shape, optim, train, memory, progress
         self.probes = probes
         self.began, self.overhead = time.monotonic(), _START_SECONDS
@@ -127,8 +126,7 @@ class _Prober:
         self.rows = train.micro_batch_sequences
         rate = peak_flops(pick_device(train.device), getattr(torch, train.dtype), threads(train))
         self.flops = _USUAL_MFU * rate
-        kinds = layer_kinds(shape)
-        least = self._size(sorted({kinds.index(kind) for kind in kinds}))
+        least = self._size(sorted({self.kinds.index(kind) for kind in self.kinds}))
         while self.rows > 1 and _STEPS * self._step_seconds(least) > BUDGET_SECONDS / 2:
             self.rows //= 2
 
@@ -145,12 +143,17 @@ class _Prober:
         return BUDGET_SECONDS - self.elapsed - self.overhead
 
     def _size(self, kept: Sequence[int]) -> Size:
-        return measure_size(with_layers(self.shape, kept), self.optim, self.train.sequence_length)
+        frozen = None if self.frozen is None else self.frozen.within(kept)
+        return measure_size(with_layers(self.shape, kept), self.optim, self.train.sequence_length, frozen)
+
+    def active(self, kept: Sequence[int]) -> int:
+        """How many of the layers keep something for the backward pass."""
+        return sum(not self.kinds[layer].endswith(BELOW) for layer in kept)
 
     def _step_seconds(self, size: Size) -> float:
         return self.micro_batches * self.rows * self.train.sequence_length * size.flops_per_token / self.flops
 
-    def run(self, kept: Sequence[int], before: Sequence[_Point]) -> _Point | None:
+    def run(self, kept: Sequence[int], before: Sequence[Point]) -> Point | None:
         """A probe with the layers `kept`. None when memory or time is too short for a step."""
         self.progress(0, None, f"plan: first steps with {len(kept)} of {len(layer_kinds(self.shape))} layers")
         size, began = self._size(kept), time.monotonic()
@@ -163,9 +166,9 @@ class _Prober:
         self.overhead = max(0.0, time.monotonic() - began - stepping)
         if costs.compiled:
             self.began += sum(costs.seconds[0].values())
-        return _point(len(kept), size, costs, before)
+        return point_of(self.active(kept), len(kept), size, costs, before)
 
-    def widen(self, kept: Sequence[int], point: _Point) -> None:
+    def widen(self, kept: Sequence[int], point: Point) -> None:
         """Where `point` had fewer rows than a micro-batch: a step with all of them, for what else grows with rows."""
         if self.rows == self.train.micro_batch_sequences:
             return
@@ -175,7 +178,7 @@ class _Prober:
         except ProbeTimeout:
             return
         if costs is not None:
-            more = _point(len(kept), size, costs, [point]).working - point.working
+            more = point_of(self.active(kept), len(kept), size, costs, [point]).working - point.working
             self.temporary = max(0, round(more - point.activations * (rows / self.rows - 1)))
 
     def _job(self, kept: Sequence[int], size: Size, rows: int, steps: int, share: float) -> Job:
@@ -189,7 +192,8 @@ class _Prober:
             "micro_batch_sequences": rows,
             "checkpoint_every_steps": planned,
             "eval": EvalConfig(every_steps=planned, sets=()),
-            "init_from": None,
+            "init_from": None if self.frozen is None else self.train.init_from,
+            "only": None,
             "packing": "carry_over",
             "mix": None,
             "batch_ramp": None,
@@ -205,12 +209,13 @@ class _Prober:
             steps=steps,
             seconds=self._left() * share,
             memory=self.memory,
+            frozen=None if self.frozen is None else self.frozen.within(kept),
         )
 
-    def deeper(self, least: list[int], point: _Point) -> list[int]:
+    def deeper(self, least: list[int], point: Point) -> list[int]:
         """`least` and as many of the other layers, first ones first, as the time and memory left allow."""
         chosen = list(least)
-        for layer in (i for i in range(len(layer_kinds(self.shape))) if i not in least):
+        for layer in (i for i in spread(len(self.kinds), self.frozen) if i not in least):
             more = sorted([*chosen, layer])
             size = self._size(more)
             seconds = sum(point.seconds.values()) * size.flops_per_token / point.size.flops_per_token
@@ -221,39 +226,13 @@ class _Prober:
         return chosen
 
 
-def _point(layers: int, size: Size, costs: Costs, before: Sequence[_Point]) -> _Point:
-    """What a probe tells of a typical step: its fastest, because steps get faster until freed memory is used again.
+def _extrapolate(points: list[Point], prober: _Prober) -> Trial:
+    full, active = prober.full, prober.active(range(len(prober.kinds)))
 
-    One that had time for its first step alone is held to be slower in it, and to lack the optimizer's state before its
-    end, as the probe `before` was.
-    """
-    first, timed = costs.seconds[0], costs.seconds[1:]
-    seconds = min(timed or [first], key=lambda parts: sum(parts.values()))
-    working = costs.peak - size.static
-    if not timed:
-        working += size.optimizer
-        if before:
-            seconds = {
-                part: s * before[0].seconds[part] / max(before[0].first[part], 1e-6) for part, s in first.items()
-            }
-    working = max(0, working)
-    return _Point(
-        layers=layers,
-        size=size,
-        seconds=seconds,
-        working=working,
-        activations=min(working, working if costs.activations is None else costs.activations),
-        first=first,
-    )
-
-
-def _extrapolate(points: list[_Point], prober: _Prober) -> Trial:
-    full, layers = prober.full, len(layer_kinds(prober.shape))
-
-    def along(x: Callable[[_Point], float], y: Callable[[_Point], float], at: float) -> float:
+    def along(x: Callable[[Point], float], y: Callable[[Point], float], at: float) -> float:
         first, last = points[0], points[-1]
         if x(first) == x(last):
-            return y(last) * at / x(last)
+            return y(last) * at / max(x(last), 1)
         slope = max(0.0, (y(last) - y(first)) / (x(last) - x(first)))
         return y(last) + slope * (at - x(last))
 
@@ -268,10 +247,10 @@ def _extrapolate(points: list[_Point], prober: _Prober) -> Trial:
     parts["optimizer"] = along(
         lambda p: p.size.layer_parameters, lambda p: p.seconds["optimizer"], full.layer_parameters
     )
-    activations = along(lambda p: p.layers, lambda p: p.activations, layers)
+    activations = along(lambda p: p.active, lambda p: p.activations, active)
     working = points[-1].working + activations - points[-1].activations
     if len(points) > 1:
-        working = along(lambda p: p.layers, lambda p: p.working, layers)
+        working = along(lambda p: p.active, lambda p: p.working, active)
     return Trial(
         parts=parts,
         activations=round(activations * rows),

@@ -31,13 +31,13 @@ def read_shape(folder: Path) -> Shape:
         raise BadInput(f"{folder}: transformers cannot read its config ({reason})") from None
 
 
-def build(shape: Shape, device: str = "cpu") -> LanguageModel:
-    """A model of `shape` in fp32; on `meta` it takes no memory, elsewhere its weights are noise."""
+def build(shape: Shape, device: str = "cpu", dtype: str = "float32") -> LanguageModel:
+    """A model of `shape` in fp32, one of transformers in `dtype`; on `meta` it takes no memory, else it is noise."""
     if isinstance(shape, ModelConfig):
         with torch.device(device):
             return Afmoe(shape)
     from transformers import AutoModelForCausalLM
 
     with torch.device(device):
-        peer: Any = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, attn_implementation="sdpa")
+        peer: Any = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, dtype), attn_implementation="sdpa")
     return CausalModel(peer)

@@ -44,6 +44,11 @@ def resolve(path: Path, model: LanguageModel) -> Trained:
 
     Raises BadInput for a name that the model does not have, with its line and the nearest one.
     """
+    return resolve_names(read_selection(path), path, model)
+
+
+def resolve_names(names: dict[str, int], path: Path, model: LanguageModel) -> Trained:
+    """The same of names and their lines in `path`."""
     places = dict[str, tuple[str, int | None]]()
     stacks = dict[str, list[bool]]()
     for name, parameter in model.named_parameters():
@@ -55,7 +60,7 @@ def resolve(path: Path, model: LanguageModel) -> Trained:
     if model.output_weight is model_embedding(model):
         places[_HEAD] = next(n for n, p in model.named_parameters() if p is model.output_weight), None
     whole = set[str]()
-    for name, line in read_selection(path).items():
+    for name, line in names.items():
         if name not in places:
             raise BadInput(f"{path}:{line}: the model has no parameter '{name}'{nearest(name, places)}")
         parameter, place = places[name]

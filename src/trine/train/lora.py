@@ -148,7 +148,7 @@ def _as_peft_says(model: LanguageModel, targets: tuple[str, ...]) -> tuple[list[
 
 
 def _fill(name: str, tensor: Tensor, seed: int) -> None:
-    if name.endswith("lora_B.weight"):
+    if name.endswith("lora_B.weight") or tensor.is_meta:
         tensor.zero_()
         return
     bound = 1 / math.sqrt(tensor.shape[1])
