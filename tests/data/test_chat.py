@@ -141,6 +141,16 @@ def test_turns_that_change_become_a_document_per_answer(made: Path, tmp_path: Pa
         assert runs(one.tokens, one.trained, peer) == [talk[last]["content"] + "<|im_end|>"]
 
 
+@pytest.mark.parametrize("answer", ["hi", "in", "hello", "think", "end"])
+def test_a_short_answer_is_not_taken_for_what_a_template_writes_before_it(
+    made: Path, tmp_path: Path, answer: str
+) -> None:
+    template = THOUGHTS.replace("{%- else %}{{- m.content }}", "{%- else %}{{- '<|user|>\n<|end|>\n' + m.content }}")
+    ours, peer = renderer(made, template, tmp_path)
+    ((one,),) = ours.encode([[{"role": "user", "content": "Q"}, {"role": "assistant", "content": answer}]])  # type: ignore[misc]
+    assert runs(one.tokens, one.trained, peer)[-1].endswith(answer + "<|im_end|>")
+
+
 def test_conversations_that_cannot_be_told_are_refused(made: Path, tmp_path: Path) -> None:
     picky = "{%- if messages[0].role == 'system' %}{{- raise_exception('no system here') }}{%- endif %}"
     (tmp_path / "a").mkdir()

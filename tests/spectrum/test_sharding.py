@@ -123,6 +123,18 @@ def test_ranks_at_once_through_the_command(model: Path, tmp_path: Path, monkeypa
     assert journals(out) == []
 
 
+def test_a_damaged_line_is_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "scan.json"
+    as_rank(monkeypatch, 1, 3)
+    assert scan(str(model), out) is None
+    path = journal_of(out, 1)
+    head, first, *others = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([head, first[:9], *others]))
+    as_rank(monkeypatch, 0, 1)
+    with pytest.raises(BadInput, match="is damaged"):
+        scan(str(model), out)
+
+
 def test_shares_are_whole_and_even() -> None:
     matrices = [Matrix(str(i), (8 * (1 + i % 7), 64), str(i)) for i in range(200)]
     shares = [shared(matrices, lambda one: one.parameters, Rank(i, 4)) for i in range(4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -385,3 +386,20 @@ def test_what_cannot_be_transplanted_is_refused(pair: tuple[str, str], tmp_path:
             transplant(plan_transplant(model, donor, "omp", 4), tmp_path / "out", Options())
     assert not (tmp_path / "out").exists()
     assert not made_folder(tmp_path / "out").exists()
+
+
+def test_a_tokenizer_with_code_of_its_own_is_not_run(pair: tuple[str, str], tmp_path: Path) -> None:
+    import shutil
+
+    donor, ran = tmp_path / "donor", tmp_path / "ran"
+    shutil.copytree(pair[1], donor)
+    (donor / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    settings = json.loads((donor / "tokenizer_config.json").read_text())
+    settings |= {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"}
+    (donor / "tokenizer_config.json").write_text(json.dumps(settings))
+    with contextlib.suppress(BadInput):
+        plan_transplant(pair[0], str(donor))
+    assert not ran.exists()
+    (donor / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(BadInput, match="donor: has no tokenizer"):
+        plan_transplant(pair[0], str(donor))

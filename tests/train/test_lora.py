@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.model.shapes import random_tokens
@@ -191,3 +192,40 @@ def test_an_adapter_needs_a_model_to_adapt() -> None:
     for given in ({"lora": {}}, {"lora": {}, "init_from": "m", "only": "s"}):
         with pytest.raises(ValueError, match="lora needs init_from"):
             TrainConfig.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"alpha_pattern": {"q_proj": 64}}, "has alpha_pattern, which is more than plain LoRA"),
+        ({"bias": "all"}, "has bias, which is more"),
+        ({"r": None}, "r is None, expected a number above 0"),
+        ({"r": 3}, "do not fit"),
+    ],
+)
+def test_an_adapter_that_is_more_than_plain_or_does_not_fit_is_refused(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    folder = write_adapter(tmp_path)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    with pytest.raises(BadInput, match=said):
+        load_model(folder)
+
+
+def test_a_factor_of_no_weight_and_a_cut_file_are_refused(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path)
+    weights = folder / "adapter_model.safetensors"
+    save_file({name.replace("q_proj", "q_projx"): one for name, one in load_file(weights).items()}, weights)
+    with pytest.raises(BadInput, match=r"adapts '.*q_projx.weight', which .* does not have; did you mean"):
+        load_model(folder)
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(BadInput, match=r"adapter_model.safetensors: cannot be read"):
+        load_model(folder)
+
+
+def write_adapter(folder: Path) -> Path:
+    """An adapter that peft writes for a tiny Llama."""
+    base = transformers.AutoModelForCausalLM.from_pretrained(write_model(folder / "base", "llama", "float32"))
+    peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(folder / "adapter")
+    return folder / "adapter"

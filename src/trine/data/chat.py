@@ -118,15 +118,19 @@ class ChatRenderer:
         return text, [*spans[:-1], (first, end)]
 
     def _end(self, text: str, begin: int, content: str, place: int) -> int:
-        """Where the answer that begins at `begin` and says `content` ends, with its end token."""
-        found = text.find(content, begin)
-        if found >= 0:
-            end = self._ends.search(text, found + len(content))
-        else:  # the template rewrites what is said
-            end = next(reversed(list(self._ends.finditer(text, begin))), None)
-        if end is None:
+        """Where the answer that begins at `begin` and says `content` ends, with its end token: the last place where a
+        token of the template follows what is said, which short answers are also found before."""
+        found = text.rfind(content, begin) if content else -1
+        while found >= 0:
+            behind = found + len(content)
+            end = self._ends.match(text, behind + len(text[behind:]) - len(text[behind:].lstrip()))
+            if end is not None:
+                return end.end()
+            found = text.rfind(content, begin, behind - 1)
+        last = [*self._ends.finditer(text, begin)]  # the template rewrites what is said
+        if not last:
             raise Unrenderable(f"the template ends message {place} with no token of its own")
-        return end.end()
+        return last[-1].end()
 
     def _render(self, messages: list[Message], prompt: bool = False) -> tuple[str, list[Span]]:
         """Text, and what the template marks as answers."""

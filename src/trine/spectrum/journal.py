@@ -39,7 +39,10 @@ def take_up(out: Path, head: dict[str, Any]) -> dict[str, dict[str, Any]]:
             continue
         if not whole:
             continue
-        first, *events = (json.loads(line) for line in whole.split(b"\n"))
+        try:
+            first, *events = (json.loads(line) for line in whole.split(b"\n"))
+        except ValueError as error:
+            raise BadInput(f"{path}: is damaged ({error}); remove it to scan its matrices again") from None
         if first != head:
             raise BadInput(
                 f"{path}: of another model or measure, or files changed since; remove it, or name another --out"

@@ -96,8 +96,8 @@ def _tokens_digest(folder: Path) -> str | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    files = json.loads(path.read_text())["files"]
-    return digest_of({name: entry["sha256"] for name, entry in files.items() if name.endswith((".bin", ".idx"))})
+    files, data = json.loads(path.read_text())["files"], (".bin", ".idx", ".msk", ".src")
+    return digest_of({name: entry["sha256"] for name, entry in files.items() if name.endswith(data)})
 
 
 def _short(value: float | None) -> float | None:

@@ -34,7 +34,7 @@ def make_gates(
     """
     from transformers import AutoConfig
 
-    shape: Any = AutoConfig.from_pretrained(folder)
+    shape: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     layers, hidden = shape.num_hidden_layers, shape.hidden_size
     if not config.prompted:
         rng = np.random.default_rng([seed, stream])

@@ -79,9 +79,10 @@ def load_tokenizer(folder: Path, needed: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, ImportError) as error:
-        raise BadInput(f"{folder}: has no tokenizer, which {needed} ({str(error).splitlines()[0]})") from None
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever its parts raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{folder}: has no tokenizer, which {needed} ({reason})") from None
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
