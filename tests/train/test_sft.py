@@ -241,3 +241,18 @@ def test_a_set_without_answers_is_refused(tokens: Path, tmp_path: Path) -> None:
         (folder / "index.json").write_text(json.dumps(values))
     with pytest.raises(BadInput, match="no token is to be trained on"):
         fit(MODEL, OPTIM, settings(), tmp_path / "tokens", tmp_path / "run")
+
+
+def test_held_out_questions_are_asked_and_change_no_number(tokens: Path, tmp_path: Path) -> None:
+    asked = settings(sequence_length=128, eval={"every_steps": 3, "questions": 5})
+    plain = settings(sequence_length=128, eval={"every_steps": 3})
+    for name, train in (("asked", asked), ("plain", plain)):
+        fit(MODEL, OPTIM, train, tokens, tmp_path / name)
+    records = read_metrics(tmp_path / "asked" / "metrics.jsonl")
+    found = [one["choices"]["heldout"] for one in records if "choices" in one]
+    assert [(one["questions"], one["chance"]) for one in found] == [(5, 0.25)] * 2
+    assert all(0 <= one["accuracy"] <= 1 for one in found)
+    trained = [{key: value for key, value in one.items() if key != "choices"} for one in trace(tmp_path / "asked")]
+    assert trained == trace(tmp_path / "plain")
+    assert weights(tmp_path / "asked") == weights(tmp_path / "plain")
+    fit(MODEL, OPTIM, plain, tokens, tmp_path / "asked")

@@ -134,6 +134,8 @@ def health(record: dict[str, Any]) -> str:
         parts.append(
             f"{name} {value:.3f} bits/byte" + (" of answers" if name in record.get("answers_only", ()) else "")
         )
+    for name, one in record.get("choices", {}).items():
+        parts.append(f"{name} {one['accuracy']:.0%} of {one['questions']} answers found (chance {one['chance']:.0%})")
     return "  ".join(parts)
 
 

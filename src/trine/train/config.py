@@ -20,6 +20,9 @@ class EvalConfig(Frozen):
     """Tokens of each set that are scored, from its beginning."""
     sets: tuple[str, ...] | None = None
     """Sets to score. Default: every set of the token folder but `train`."""
+    questions: Count = Field(default=0, ge=0)
+    """So many held-out conversations of each set are also asked as multiple choice: the right answer against three of
+    other conversations, by log-likelihood per byte."""
 
 
 class BadBatchConfig(Frozen):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from trine.data.loader import Batch, batches, eval_batches
 from trine.data.planned import PlannedStream
 from trine.errors import BadInput, Diverged
 from trine.evaluate.bits import bits_per_byte
+from trine.evaluate.choices import choice_accuracy
 from trine.model.afmoe import Afmoe
 from trine.model.config import ModelConfig
 from trine.model.flops import training_flops
@@ -115,6 +116,7 @@ class Run:
             record = self._record(step, factor, result, time.monotonic() - begun, parts, meter.memory_bytes)
             if step % self.plan.eval_every == 0 or step == steps:
                 record |= {"bits_per_byte": self._evaluate(timeline.span(step).train)} | self.plan.answers_only
+                record |= self._choices()
             self._write(record)
             if step % self.plan.save_every == 0 or step == steps:
                 self._save(step)
@@ -250,6 +252,17 @@ class Run:
             scores[name] = result.bits_per_byte
         self.model.train()
         return scores
+
+    def _choices(self) -> dict[str, Any]:
+        """How many of the questions of each set the model answers, where some are asked."""
+        plan, found = self.plan, {}
+        self.model.eval()
+        for name, asked in plan.questions.items():
+            with uncompiled():
+                result = choice_accuracy(self.model, asked, plan.shards.token_bytes, plan.train.loss_chunk_tokens)
+            found[name] = asdict(result)
+        self.model.train()
+        return {"choices": found} if found else {}
 
     def _write(self, record: dict[str, Any]) -> None:
         self.log.write(record)

@@ -156,6 +156,8 @@ def flat_numbers(record: dict[str, Any]) -> dict[str, float]:
             flat[key] = value
     for name, value in record.get("bits_per_byte", {}).items():
         flat[f"bits_per_byte/{name}"] = value
+    for name, found in record.get("choices", {}).items():
+        flat[f"choices/{name}"] = found["accuracy"]
     for name, value in record.get("time", {}).items():
         flat[f"time/{name}"] = value
     router = record.get("router", {})

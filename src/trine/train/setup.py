@@ -17,6 +17,7 @@ import torch
 
 from trine.data.shards import TokenShards
 from trine.errors import BadInput, nearest
+from trine.evaluate.choices import Question, questions
 from trine.manifest import MANIFEST, digest_of, read_manifest, sha256_file
 from trine.model.config import ModelConfig, padded_vocabulary
 from trine.model.shape import build, read_shape
@@ -48,6 +49,8 @@ class Plan:
     shards: TokenShards
     device: torch.device
     eval_sets: tuple[str, ...]
+    questions: dict[str, list[Question]]
+    """Asked at each evaluation, by set."""
     eval_every: int
     save_every: int
     fingerprint: str
@@ -91,7 +94,7 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
         skeleton = build(model if start is None else read_shape(start), "meta")
         only = None if train.only is None else resolve(Path(train.only).expanduser(), skeleton)
         lora = None if train.lora is None else resolve_targets(train.lora, skeleton)
-    tenth = max(1, train.steps // 10)
+    tenth, eval_sets = max(1, train.steps // 10), _eval_sets(train.eval.sets, shards, tokens)
     return Plan(
         model=model,
         start=start,
@@ -103,7 +106,8 @@ def prepare(model: ModelConfig, optim: OptimConfig, train: TrainConfig, tokens: 
         tokens=tokens,
         shards=shards,
         device=pick_device(train.device),
-        eval_sets=_eval_sets(train.eval.sets, shards, tokens),
+        eval_sets=eval_sets,
+        questions=_questions(train, eval_sets, shards),
         eval_every=train.eval.every_steps or tenth,
         save_every=train.checkpoint_every_steps or tenth,
         fingerprint=_fingerprint(model, optim, train, tokens, start, only),
@@ -136,6 +140,15 @@ def _eval_sets(wanted: tuple[str, ...] | None, shards: TokenShards, tokens: Path
     return wanted
 
 
+def _questions(train: TrainConfig, names: tuple[str, ...], shards: TokenShards) -> dict[str, list[Question]]:
+    if not train.eval.questions:
+        return {}
+    chats = [name for name in names if shards.sets[name].trained is not None]
+    if not chats:
+        raise BadInput(f"train.eval.questions asks for conversations; of {', '.join(names) or 'no set'} none holds any")
+    return {name: questions(shards.sets[name], train.sequence_length, train.eval.questions, seed=0) for name in chats}
+
+
 def pick_device(name: str) -> torch.device:
     """The device of `train.device`. Raises BadInput when there is none."""
     if name == "cuda" and not torch.cuda.is_available():
@@ -163,7 +176,9 @@ def _fingerprint(
     about = {
         "model": model.model_dump(mode="json"),
         "optim": optim.model_dump(mode="json"),
-        "train": train.model_dump(mode="json", exclude=_NO_EFFECT | _PATHS | unused),
+        "train": train.model_dump(
+            mode="json", exclude=dict.fromkeys(_NO_EFFECT | _PATHS | unused, True) | {"eval": {"questions"}}
+        ),
         "tokens": sha256_file(tokens / MANIFEST),
         "start": None if start is None else _folder_digest(start),
     }
