@@ -42,8 +42,8 @@ _ROLES = {
     "model": "assistant",
     "bot": "assistant",
 }
-_UNREAD = ("tool_calls", "function_call", "tools")
-"""Keys of a message that change what is said and that no part of this reads."""
+_UNREAD = ("tool_calls", "function_call", "tools", "functions", "reasoning_content", "thinking")
+"""Keys of a message, or beside the messages, that change what is said and that no part of this reads."""
 
 
 class NotAConversation(ValueError):
@@ -72,6 +72,7 @@ class Shape:
     def _listed(self, record: Mapping[str, Any]) -> list[Message]:
         assert self.conversation is not None
         given = _value(record, self.conversation)
+        _refuse_unread(record, "the record")
         if not isinstance(given, list) or not given:
             raise NotAConversation(f"'{self.conversation}' is {_kind(given)}, expected a list of messages")
         return [_message(one, f"'{self.conversation}'[{i}]") for i, one in enumerate(given)]
@@ -126,13 +127,19 @@ def _message(given: Any, where: str) -> Message:
     if not isinstance(given, Mapping):
         raise NotAConversation(f"{where} is {_kind(given)}, expected an object with role and content")
     role, content = ("role", "content") if "role" in given else ("from", "value")
-    unread = [key for key in _UNREAD if given.get(key)]
-    if unread:
-        raise NotAConversation(f"{where} has {unread[0]}, which is not supported")
+    _refuse_unread(given, where)
+    if given.get("weight") == 0:
+        raise NotAConversation(f"{where}.weight is 0, and no message can be left out of training by it")
     said = _text(_value(given, role), f"{where}.{role}")
     if said not in _ROLES:
         raise NotAConversation(f"{where}.{role} is '{said[:40]}', expected one of {', '.join(_ROLES)}")
     return {"role": _ROLES[said], "content": _text(_value(given, content), f"{where}.{content}")}
+
+
+def _refuse_unread(given: Mapping[str, Any], where: str) -> None:
+    unread = [key for key in _UNREAD if given.get(key)]
+    if unread:
+        raise NotAConversation(f"{where} has {unread[0]}, which is not supported")
 
 
 def _text(value: Any, where: str) -> str:

@@ -120,7 +120,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
         raise BadFile(f"{path}: the compressed data is damaged or cut ({error})") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         text = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise BadFile(f"{path}: cannot be read ({text})") from None
 
