@@ -227,5 +227,5 @@ def test_a_factor_of_no_weight_and_a_cut_file_are_refused(tmp_path: Path) -> Non
 def write_adapter(folder: Path) -> Path:
     """An adapter that peft writes for a tiny Llama."""
     base = transformers.AutoModelForCausalLM.from_pretrained(write_model(folder / "base", "llama", "float32"))
-    peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(folder / "adapter")
+    peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(str(folder / "adapter"))
     return folder / "adapter"
