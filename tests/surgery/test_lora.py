@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,48 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"has no lm_head.weight"):
         extract_lora(str(after), str(base), tmp_path / "adapter", 2)
     assert not (tmp_path / "adapter").exists()
+
+
+def test_case_32_the_products_are_mergekits(tmp_path: Path) -> None:
+    """Golden case 32, class T: both adapters of rank 8 give the same B A, the known difference of that rank."""
+    pytest.importorskip("mergekit")
+    from click.testing import CliRunner
+    from mergekit.scripts.extract_lora import main
+
+    after, base = tuned(tmp_path, 8)
+    words = [
+        "--model",
+        after,
+        "--base-model",
+        base,
+        "--out-path",
+        tmp_path / "peer",
+        "--max-rank",
+        8,
+        "--no-embed-lora",
+    ]
+    CliRunner().invoke(main, [str(one) for one in words], catch_exceptions=False)
+    extract_lora(str(after), str(base), tmp_path / "ours", 8)
+    ours, theirs, tensors = (products(tmp_path / "ours"), products(tmp_path / "peer"), read_weights(after))
+    known = {name: one - read_weights(base)[name] for name, one in tensors.items() if name.endswith("_proj.weight")}
+    assert set(known) <= set(ours)
+    for name, one in known.items():
+        np.testing.assert_allclose(ours[name], one, atol=2e-5 * np.abs(one).max())
+        np.testing.assert_allclose(ours[name], theirs[name], atol=2e-5 * np.abs(one).max())
+
+
+def products(adapter: Path) -> dict[str, np.ndarray]:
+    """What an adapter adds, by the tensor's name in the model."""
+    from safetensors.numpy import load_file
+
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    factors = load_file(adapter / "adapter_model.safetensors")
+    found = {}
+    for name, down in factors.items():
+        if ".lora_A" in name:
+            stem = name.removeprefix("base_model.model.").partition(".lora_A")[0]
+            up = factors[name.replace(".lora_A", ".lora_B")]
+            ranks, alphas = (config.get(key) or {} for key in ("rank_pattern", "alpha_pattern"))
+            scale = alphas.get(stem, config["lora_alpha"]) / ranks.get(stem, config["r"])
+            found[f"{stem}.weight"] = scale * up.astype(float) @ down.astype(float)
+    return found
