@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.merge.checkpoints import read_weights, transformers_model, write_weights
 from tests.merge.golden import Tensors, assert_equal, assert_equal_off_threshold, ours, peer
+from trine.cli.merge import merge as command
+from trine.errors import BadInput
 
 pytest.importorskip("mergekit")
 _EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.weight$")
@@ -62,9 +65,16 @@ def test_case_31_ties_looks_at_each_expert(zoo: Path, tmp_path: Path) -> None:
     """mergekit's numbers are those of the stacked tensors, which the same merge of stacked models has here too."""
     text = "merge_method: ties\nbase_model: ROOT/base\nparameters: {weight: 0.4, density: 0.5}\n"
     text += "models: [{model: ROOT/a}, {model: ROOT/b}]\n"
+    from transformers import AutoModelForCausalLM
+
     found = stacked(ours(text.replace("ROOT", str(zoo)), tmp_path / "ours"))
     fused = ours(text.replace("ROOT", str(zoo / "stacked")), tmp_path / "fused")
     wanted = peer(text.replace("ROOT", str(zoo)), tmp_path / "peer")
+    (tmp_path / "merge.yaml").write_text(text.replace("ROOT", str(zoo)))
+    command(tmp_path / "merge.yaml", tmp_path / "made", numerics="mergekit", experts="stacked")
+    assert_equal(read_weights(tmp_path / "made"), fused)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "made", output_loading_info=True)
+    assert not any(loaded[1].values()), loaded[1]
     models = [(stacked(read_weights(zoo / name)), 0.5, 0.0) for name in "ab"]
     assert_equal_off_threshold(fused, wanted, models, stacked(read_weights(zoo / "base")), "F32")
     for name, one in wanted.items():
@@ -72,3 +82,15 @@ def test_case_31_ties_looks_at_each_expert(zoo: Path, tmp_path: Path) -> None:
             assert 0 < (found[name] != one).mean() < 0.2, name
         else:
             np.testing.assert_array_equal(found[name], fused[name])
+
+
+def test_what_cannot_be_stacked(zoo: Path, tmp_path: Path) -> None:
+    text = f"merge_method: linear\nmodels: [{{model: {zoo}/a}}, {{model: {zoo}/b}}]\nparameters: {{weight: WEIGHT}}\n"
+    by_expert = "[{filter: experts.2, value: 1}, {value: 0.5}]"
+    (tmp_path / "merge.yaml").write_text(text.replace("WEIGHT", by_expert))
+    with pytest.raises(BadInput, match=r"experts.2.gate_proj.weight: merged in another way or shape than .*experts.0"):
+        command(tmp_path / "merge.yaml", tmp_path / "out", experts="stacked")
+    (tmp_path / "merge.yaml").write_text(text.replace(f"{zoo}/", f"{zoo}/stacked/").replace("WEIGHT", "1"))
+    with pytest.raises(BadInput, match=r"no tensor named \*.experts.N.gate_proj.weight"):
+        command(tmp_path / "merge.yaml", tmp_path / "out", experts="stacked")
+    assert not (tmp_path / "out").exists()

@@ -32,6 +32,10 @@ def merge(
     align_experts: Annotated[
         bool, Parameter(help="Put every model's experts in the order of the base's (or first model's) before merging.")
     ] = False,
+    experts: Annotated[
+        Literal["single", "stacked"],
+        Parameter(help="Merge each expert by itself; or all of a layer as one tensor, as mergekit does, written so."),
+    ] = "single",
     allow_nonfinite: Annotated[bool, Parameter(help="Merge NaN and infinity too.")] = False,
     shard_bytes: Annotated[int, Parameter(help="Largest file of the output.")] = 5_000_000_000,
     threads: Annotated[int, Parameter(help="Workers. 0: as many as cores.")] = 0,
@@ -65,15 +69,18 @@ def merge(
     command = command_line()
     known = read_checksums(checksums) if checksums else ()
     options = Options(numerics == "mergekit", seed, allow_nonfinite, shard_bytes, threads, known, command)
+    stacked = experts == "stacked"
+    if stacked and (report or sweep):
+        raise BadInput("--experts stacked: --report and --sweep are for experts by themselves")
     if is_several(config):
         from trine.cli.documents import merge_documents
 
         if report or sweep:
             raise BadInput(f"{config}: holds several documents; --report and --sweep are for one")
-        settings = {"numerics": numerics, "seed": seed, "aligned": align_experts}
+        settings = {"numerics": numerics, "seed": seed, "aligned": align_experts, "stacked": stacked}
 
         def each(recipe: Path, folder: Path) -> Shown:
-            return _merge(recipe, folder, options, align_experts, None, dry_run)
+            return _merge(recipe, folder, options, align_experts, stacked, None, dry_run)
 
         return merge_documents(config, out, parts, settings, dry_run, each)
     if sweep and not dry_run:
@@ -84,26 +91,37 @@ def merge(
         return run_sweep(sweep, config, out, options, align_experts)
     if parts:
         raise BadInput(f"--parts: {config} holds one document without a name, whose result is OUT")
-    return _merge(config, out, options, align_experts, report, dry_run)
+    return _merge(config, out, options, align_experts, stacked, report, dry_run)
 
 
-def _merge(config: Path, out: Path, options: Options, align_experts: bool, report: Path | None, dry_run: bool) -> Shown:
+def _merge(
+    config: Path,
+    out: Path,
+    options: Options,
+    align_experts: bool,
+    stacked: bool,
+    report: Path | None,
+    dry_run: bool,
+) -> Shown:
     """Merge by one recipe, or say what that would do."""
     from trine.merge.align import align_experts as aligned
     from trine.merge.align import expert_layers
     from trine.merge.engine import merge as run
     from trine.merge.engine import partial_folder
+    from trine.merge.stack import stack_experts
 
     plan = planned(config)
     if align_experts:
         expert_layers(plan.jobs)
     if dry_run:
-        return _dry_run(plan, out, options)
+        return _dry_run(stack_experts(plan) if stacked else plan, out, options)
     if partial_folder(out).is_dir():
         print(f"merge     going on with {partial_folder(out)}", file=sys.stderr)
     with watching() as watch:
         if align_experts:
             plan = aligned(plan, watch.progress)
+        if stacked:
+            plan = stack_experts(plan)
         record = run(plan, out, options, watch.progress)
         if report:
             write_report(plan, out, options, report, watch.progress)

@@ -67,6 +67,8 @@ def _merged(model: Path, meta: dict[str, Any], page: Path) -> None:
     from trine.merge.align import align_experts
     from trine.merge.engine import Options
 
+    if meta.get("stacked"):
+        raise BadInput(f"{model}: its experts were merged stacked; a report takes experts by themselves")
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "recipe.yaml"
         config.write_text(meta["config"])

@@ -272,6 +272,7 @@ class _Run:
             "seed": self.options.seed,
             "command": self.options.command,
             "aligned": self.plan.aligned,
+            "stacked": self.plan.stacked,
             "inputs": self.hashes.found | self.plan.sources,
             "notes": [*self.plan.notes, *notes],
             "repaired": self.journal.notes,

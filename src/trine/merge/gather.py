@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,36 @@ class Rows:
         return [(start, int(kinds[start]), int(shifts[start])) for start in starts]
 
 
+@dataclass(frozen=True, eq=False)
+class Stack(Rows):
+    """Whole tables one below the other."""
+
+    heights: tuple[int, ...] = ()
+    """Rows of each."""
+
+    @property
+    def count(self) -> int:
+        return sum(self.heights)
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self.heights).encode()).hexdigest()
+
+    @cached_property
+    def used(self) -> list[int]:
+        return list(range(len(self.heights)))
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        starts = [0, *accumulate(self.heights)]
+        return [(start, i, -start) for i, start in enumerate(starts[:-1])]
+
+
+def one_below_the_other(heights: Sequence[int]) -> Stack:
+    """All rows of tables of those heights."""
+    return Stack(np.empty((0, len(heights)), np.int32), np.empty(0, bool), tuple(heights))
+
+
 def rows_in_order(order: Sequence[int]) -> Rows:
     """The rows of one table in another order."""
     return Rows(np.array(order, np.int32)[:, None], np.zeros(len(order), bool))
@@ -76,3 +107,5 @@ class Gather:
 
     tables: tuple[Any, ...]
     rows: Rows
+    shape: tuple[int, ...] | None = None
+    """Of the result, where it is not rows of the tables' width."""

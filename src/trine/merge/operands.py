@@ -67,7 +67,7 @@ class _Reading:
         return self._stored(tensor, slot, self.cast)
 
     def _gathered(self, gather: Gather, info: TensorInfo, slot: Hashable) -> Gathered:
-        tables = [self.of(table, (slot, i)) for i, table in enumerate(gather.tables)]
+        tables = [self.of(table, (slot, "table")) for table in gather.tables]  # read in turn, so memory is shared
         width = math.prod(info.shape[1:])
         return Gathered(
             tables, gather.rows, width, lambda n: self.buffers.get((slot, "gathered"), n, self.work), self.cast

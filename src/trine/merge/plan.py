@@ -50,7 +50,9 @@ class Tensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of what is read for it."""
-        return self.info.shape if self.gather is None else (self.gather.rows.count, *self.info.shape[1:])
+        if self.gather is None:
+            return self.info.shape
+        return self.gather.shape or (self.gather.rows.count, *self.info.shape[1:])
 
     @property
     def pieces(self) -> tuple[TensorInfo, ...]:
@@ -134,6 +136,8 @@ class Plan:
     """SHA-256 of files that such tensors were computed from."""
     aligned: bool = False
     """Whether experts were put in the order of the reference's."""
+    stacked: bool = False
+    """Whether the experts of a layer were stacked."""
 
     @property
     def read_bytes(self) -> int:
