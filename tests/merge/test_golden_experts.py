@@ -75,7 +75,9 @@ def test_case_31_ties_looks_at_each_expert(zoo: Path, tmp_path: Path) -> None:
     assert_equal(read_weights(tmp_path / "made"), fused)
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "made", output_loading_info=True)
     assert not any(loaded[1].values()), loaded[1]
-    models = [(stacked(read_weights(zoo / name)), 0.5, 0.0) for name in "ab"]
+    models: list[tuple[Tensors, float | list[float], float]] = [
+        (stacked(read_weights(zoo / name)), 0.5, 0.0) for name in "ab"
+    ]
     assert_equal_off_threshold(fused, wanted, models, stacked(read_weights(zoo / "base")), "F32")
     for name, one in wanted.items():
         if ".experts." in name:
