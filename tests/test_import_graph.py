@@ -114,3 +114,17 @@ def test_config_fields_are_all_read() -> None:
                     if f".{name}" not in text and f'"{name}"' not in text and not used_here:
                         unread.append(f"{path.parent.name}.{node.name}.{name}")
     assert not unread, unread
+
+
+def test_transformers_opens_folders_without_network_and_without_their_code() -> None:
+    calls = 0
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if node.func.attr == "from_pretrained":
+                given = {one.arg: getattr(one.value, "value", None) for one in node.keywords}
+                where = f"{path}:{node.lineno}"
+                assert (given.get("local_files_only"), given.get("trust_remote_code")) == (True, False), where
+                calls += 1
+    assert calls >= 6

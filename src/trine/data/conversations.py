@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trine.data.config import ChatConfig
+from trine.data.document import why_no_text
 
 Message = dict[str, str]
 """`role` (system, user or assistant) and `content`."""
@@ -145,10 +146,8 @@ def _refuse_unread(given: Mapping[str, Any], where: str) -> None:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise NotAConversation(f"{where} is {_kind(value)}, expected text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise NotAConversation(f"{where} holds half of a surrogate pair, which is no text") from None
+    if why := why_no_text(value):
+        raise NotAConversation(f"{where} {why}")
     return value
 
 

@@ -46,3 +46,12 @@ def cut(document: Document, max_bytes: int) -> Iterator[Document]:
             end = data.rfind(b"\n", begin, end) + 1 or end
         yield Document(data[begin:end].decode(), f"{document.path}@{begin}")
         begin = end
+
+
+def why_no_text(text: str) -> str | None:
+    """Why a string from JSON cannot be stored as UTF-8, to follow its name; None where it can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, which is no text"
+    return None

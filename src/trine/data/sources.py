@@ -25,7 +25,7 @@ import zstandard
 
 from trine.data.clean import strip_gutenberg
 from trine.data.config import SourceConfig
-from trine.data.document import Document
+from trine.data.document import Document, why_no_text
 from trine.errors import BadInput
 
 TEXT, JSONL, PARQUET, JSON = (".txt", ".md"), (".jsonl",), (".parquet",), (".json",)
@@ -246,10 +246,8 @@ def _jsonl(source: SourceConfig, path: Path, stream: IO[bytes]) -> Iterator[Docu
 def _checked(text: Any, where: str, source: SourceConfig) -> str:
     if not isinstance(text, str):
         raise BadFile(f"{where}: '{source.text_field}' is {type(text).__name__}, expected text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadFile(f"{where}: '{source.text_field}' holds half of a surrogate pair, which is no text") from None
+    if why := why_no_text(text):
+        raise BadFile(f"{where}: '{source.text_field}' {why}")
     return text
 
 

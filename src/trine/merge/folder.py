@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,6 @@ def _stack_layers(plan: Plan, config: dict[str, Any]) -> None:
 def _card(plan: Plan, meta: dict[str, Any]) -> str:
     """README.md: what was merged, how, and the command and hashes that make it again."""
     models = [f"- `{one}`" + (" (base)" if one == plan.recipe.base else "") for one in plan.models]
-    hashes = [f"| `{file}` | `{sha256}` |" for file, sha256 in sorted(meta["inputs"].items())]
     notes = [f"- {note}" for note in meta["notes"]]
     lines = [
         "---",
@@ -123,17 +123,24 @@ def _card(plan: Plan, meta: dict[str, Any]) -> str:
         plan.recipe.text.rstrip("\n"),
         "```",
         "",
+        *how_again(meta["command"], "its paths and the recipe's", sorted(meta["inputs"].items())),
+    ]
+    return "\n".join(lines + (["## Notes", "", *notes, ""] if notes else []))
+
+
+def how_again(command: str, paths: str, inputs: Iterable[tuple[str, str]]) -> list[str]:
+    """A card's lines on the command that makes its files again, and the SHA-256 of each input by its file."""
+    return [
         "## Command",
         "",
-        "Where its paths and the recipe's lead to the inputs, and there is no output yet, it makes the same files:",
+        f"Where {paths} lead to the inputs, and there is no output yet, it makes the same files:",
         "",
-        f"    {meta['command']}",
+        f"    {command}",
         "",
         "## Inputs",
         "",
         "| file | SHA-256 |",
         "|---|---|",
-        *hashes,
+        *(f"| `{file}` | `{sha256}` |" for file, sha256 in inputs),
         "",
     ]
-    return "\n".join(lines + (["## Notes", "", *notes, ""] if notes else []))

@@ -67,9 +67,10 @@ class RunSpec:
 
     def keep(self) -> dict[str, Any] | None:
         """The finished run as it is kept, which is done here if it was not; None while it is not finished."""
-        kept, result = self._kept.find(), self.result()
-        if kept is not None or result is None:
+        if (kept := self._kept.find()) is not None:
             return kept
+        if (result := self.result()) is None:
+            return None
         self._kept.keep(self.folder, result)
         return self._kept.find()
 

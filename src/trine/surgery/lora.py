@@ -20,6 +20,7 @@ from torch import Tensor
 from trine import __version__
 from trine.errors import BadInput
 from trine.manifest import publish, sha256_file
+from trine.merge.folder import how_again
 from trine.progress import Progress, silent
 from trine.weights.hub import model_folder
 from trine.weights.reader import TensorReader
@@ -164,18 +165,7 @@ def _card(tuned: str, base: str, command: str, found: dict[str, Any]) -> str:
         f"of the differences; most, {worst['error']:.2%}, in `{worst['module']}`. The SHA-256 of every file is in "
         "`manifest.json`.",
         "",
-        "## Command",
-        "",
-        "Where its paths lead to the inputs, and there is no output yet, it makes the same files:",
-        "",
-        f"    {command}",
-        "",
-        "## Inputs",
-        "",
-        "| file | SHA-256 |",
-        "|---|---|",
-        *(f"| `{file}` | `{sha256}` |" for file, sha256 in found["inputs"].items()),
-        "",
+        *how_again(command, "its paths", found["inputs"].items()),
     ]
     if rest := found["left_out"]:
         lines += [
