@@ -13,8 +13,8 @@ import numpy as np
 from tests.merge.checkpoints import LLAMA, read_weights, write_weights
 from trine.merge.dtypes import Array, rounded
 from trine.merge.engine import Options, merge
+from trine.merge.jobs import Plan
 from trine.merge.models import open_models
-from trine.merge.plan import Plan
 from trine.merge.reading import load_recipe
 from trine.merge.tokens import plan_merge
 

@@ -21,8 +21,9 @@ from trine.merge.align import align_experts, match
 from trine.merge.assignment import assign
 from trine.merge.dtypes import Array
 from trine.merge.engine import Options, merge
+from trine.merge.jobs import Plan
 from trine.merge.models import open_models
-from trine.merge.plan import Plan, make_plan
+from trine.merge.plan import make_plan
 from trine.merge.reading import load_recipe
 
 LINEAR = "merge_method: linear\nmodels: [{{model: {0}/a}}, {{model: {0}/b}}]\nparameters: {{weight: 0.5}}\n"

@@ -18,8 +18,9 @@ from tests.merge.checkpoints import random_tensors, read_weights, write_weights
 from trine.errors import BadInput, TrineError
 from trine.manifest import verify
 from trine.merge.engine import Options, merge, partial_folder
+from trine.merge.jobs import Plan
 from trine.merge.models import open_models
-from trine.merge.plan import Plan, make_plan
+from trine.merge.plan import make_plan
 from trine.merge.reading import load_recipe
 
 TIES = """merge_method: ties

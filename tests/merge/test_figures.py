@@ -11,8 +11,9 @@ import pytest
 from tests.merge.checkpoints import random_tensors, read_weights, write_weights
 from trine.merge.engine import Options, merge
 from trine.merge.figures import figures
+from trine.merge.jobs import Plan
 from trine.merge.models import open_models
-from trine.merge.plan import Plan, make_plan
+from trine.merge.plan import make_plan
 from trine.merge.reading import load_recipe
 from trine.report.merge import merge_content
 

@@ -154,10 +154,10 @@ NUMBER = Parameter(default=7.0)
 def test_a_parameter_comes_from_the_narrowest_scope(
     scopes: list[dict[str, object] | None], tensor: str, position: float, value: float
 ) -> None:
-    assert lookup("w", NUMBER, scopes, tensor, position) == pytest.approx(value)
+    assert lookup({"w": NUMBER}, scopes, tensor, position)["w"] == pytest.approx(value)
 
 
 def test_switches_step_along_a_gradient() -> None:
     switch = Parameter("switch", True)
-    values = [lookup("s", switch, [{"s": (True, False, True)}], "x", t) for t in (0.0, 0.4, 0.6, 1.0)]
+    values = [lookup({"s": switch}, [{"s": (True, False, True)}], "x", t)["s"] for t in (0.0, 0.4, 0.6, 1.0)]
     assert values == [True, True, False, True]

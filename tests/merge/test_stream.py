@@ -18,11 +18,11 @@ from trine.errors import TrineError
 from trine.merge import fused
 from trine.merge.config import ModelReference
 from trine.merge.dtypes import STORED, Array, narrow, widen
+from trine.merge.jobs import Tensor
 from trine.merge.methods import inputs as blocks
 from trine.merge.methods import select
 from trine.merge.methods.inputs import Direct, InMemory, Inputs, Target, merged
 from trine.merge.methods.table import METHODS
-from trine.merge.plan import Tensor
 from trine.merge.source import Buffers, NotFinite, Stored
 from trine.weights.index import TensorInfo
 

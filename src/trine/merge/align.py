@@ -25,8 +25,8 @@ from trine.manifest import digest_of, write_file
 from trine.merge.assignment import assign
 from trine.merge.dtypes import Array
 from trine.merge.gather import Gather, rows_in_order
+from trine.merge.jobs import Job, Plan, Tensor
 from trine.merge.operands import readable
-from trine.merge.plan import Job, Plan, Tensor
 from trine.merge.source import Buffers, Files
 from trine.progress import Progress, silent
 

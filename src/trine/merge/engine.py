@@ -28,12 +28,12 @@ from trine.merge.arithmetic import crc32, narrow
 from trine.merge.dtypes import Array
 from trine.merge.folder import write_small_files
 from trine.merge.hashing import InputHashes, OutputHashes
+from trine.merge.jobs import Job, Plan
 from trine.merge.journal import JOURNAL, Journal
 from trine.merge.layout import OutputFile, lay_out
 from trine.merge.methods.inputs import Direct, Target, apply
 from trine.merge.methods.table import METHODS
 from trine.merge.operands import operands
-from trine.merge.plan import Job, Plan
 from trine.merge.source import Buffers, Files, NotFinite, count_not_finite, read_into
 from trine.progress import Progress, silent
 

@@ -11,12 +11,12 @@ import numpy as np
 from trine.merge.arithmetic import narrow, widen
 from trine.merge.dtypes import Array
 from trine.merge.engine import Options
+from trine.merge.jobs import Job, Plan
 from trine.merge.methods.inputs import BLOCK_ELEMENTS, Inputs, merged
 from trine.merge.methods.table import METHODS, by_row
-from trine.merge.plan import Job, Plan
 
 _ROWS = 1 << 20
-_HASH_BYTES = 1 << 25
+_HASH_BYTES = 1 << 23
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ import numpy as np
 from trine.merge.config import ModelReference
 from trine.merge.dtypes import STORED, Array
 from trine.merge.engine import Options
+from trine.merge.jobs import Job, Plan, Tensor
 from trine.merge.methods.inputs import Inputs
 from trine.merge.methods.prune import pruned
 from trine.merge.methods.task import THINNED
 from trine.merge.names import comes_after, place_of
 from trine.merge.operands import operands
-from trine.merge.plan import Job, Plan, Tensor
 from trine.merge.source import Buffers, Files, Stored
 from trine.progress import Progress, silent
 from trine.weights.index import read_index

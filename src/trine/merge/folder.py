@@ -10,9 +10,9 @@ from typing import Any
 
 from trine import __version__
 from trine.merge.chat import FILE, PROCESSORS
+from trine.merge.jobs import Plan
 from trine.merge.layout import OutputFile
 from trine.merge.names import EMBEDDING, HEAD
-from trine.merge.plan import Plan
 from trine.merge.tokenizer_file import NAME as TOKENIZER_FILE
 from trine.weights.index import INDEX
 

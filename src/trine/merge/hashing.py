@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from trine.errors import BadInput, TrineError
+from trine.merge.jobs import Job, Plan
 from trine.merge.journal import Journal
 from trine.merge.layout import OutputFile
 from trine.merge.models import checksums_in
-from trine.merge.plan import Job, Plan
 from trine.merge.source import read_into
 from trine.native.sha256 import hash_files
 

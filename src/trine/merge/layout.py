@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trine.errors import BadInput
-from trine.merge.plan import Job
+from trine.merge.jobs import Job
 from trine.weights.index import SINGLE
 
 SHARD_BYTES = 5_000_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 _LAYER = re.compile(r"^((?:.*?\.)?(?:layers|layer|h|blocks|block)\.)(\d+)(\..+)$")
@@ -39,6 +40,7 @@ class Place(NamedTuple):
     rest: str
 
 
+@lru_cache(1 << 17)
 def place_of(name: str) -> Place | None:
     """The layer a tensor belongs to, or None when it is before or after all layers."""
     found = _LAYER.match(name)

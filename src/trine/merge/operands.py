@@ -12,9 +12,9 @@ import numpy as np
 from trine.merge.adapter import LowRank
 from trine.merge.dtypes import Array, work_type
 from trine.merge.gather import Gather
+from trine.merge.jobs import Job, Tensor
 from trine.merge.methods.inputs import Inputs, Readable
 from trine.merge.methods.table import by_row
-from trine.merge.plan import Job, Tensor
 from trine.merge.source import Adapted, Buffers, Files, Gathered, Stored
 from trine.weights.index import TensorInfo
 

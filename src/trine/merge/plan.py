@@ -6,18 +6,16 @@ ranges, parameters. Cost: the headers, and about 30 microseconds per output tens
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from trine.errors import BadInput
-from trine.merge.adapter import LowRank
-from trine.merge.catalog import Spec
+from trine.merge.catalog import Parameter, Spec
 from trine.merge.config import ModelReference
 from trine.merge.dtypes import NAMES, STORED, promote
 from trine.merge.gather import Gather
+from trine.merge.jobs import Job, Plan, Tensor
 from trine.merge.models import Model
 from trine.merge.names import (
     EMBEDDING,
@@ -30,130 +28,8 @@ from trine.merge.names import (
     place_of,
 )
 from trine.merge.reading import Part, Recipe, Slice
-from trine.merge.scopes import lookup
+from trine.merge.scopes import Scope, is_fixed, lookup
 from trine.merge.vocabulary import Vocabulary
-from trine.weights.index import TensorInfo
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of a model that goes into an output tensor."""
-
-    model: ModelReference
-    name: str
-    info: TensorInfo
-    adapter: LowRank | None = None
-    """What is added to it."""
-    gather: Gather | None = None
-    """The rows that are read in its place: its own in another order, or those of several models' tables."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of what is read for it."""
-        if self.gather is None:
-            return self.info.shape
-        return self.gather.shape or (self.gather.rows.count, *self.info.shape[1:])
-
-    @property
-    def pieces(self) -> tuple[TensorInfo, ...]:
-        """Everything of files that is read for it."""
-        if self.gather is not None:
-            return tuple(one for i in self.gather.rows.used for one in self.gather.tables[i].pieces)
-        return (self.info, *((self.adapter.down, self.adapter.up) if self.adapter else ()))
-
-    @property
-    def change(self) -> Any:
-        """What is done to it on reading, as plain values."""
-        rows = self.gather.rows.digest if self.gather else None
-        return [rows, self.adapter.scale if self.adapter else None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One output tensor."""
-
-    name: str
-    method: str
-    """The recipe's; passthrough for a tensor that too few models have; copy for whole numbers, which must be equal."""
-    shape: tuple[int, ...]
-    stored: str
-    """Type in the output, as safetensors names it."""
-    work: str
-    """Type that inputs have while mergekit's rounding is followed, and the widest of the arithmetic."""
-    models: tuple[Tensor, ...]
-    base: Tensor | None
-    each: tuple[dict[str, Any], ...]
-    shared: dict[str, Any]
-
-    @property
-    def copied(self) -> bool:
-        """Whether bytes are copied, not merged."""
-        return self.method == "copy"
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """Every tensor that is read."""
-        return (*self.models, *((self.base,) if self.base else ()))
-
-    @property
-    def bytes(self) -> int:
-        """Bytes in the output."""
-        return math.prod(self.shape) * (STORED[self.stored].itemsize if self.stored in STORED else self._itemsize)
-
-    @property
-    def _itemsize(self) -> int:
-        info = self.inputs[0].info
-        return info.bytes // max(1, math.prod(info.shape))
-
-
-@dataclass
-class Plan:
-    """What will be merged and written."""
-
-    recipe: Recipe
-    models: dict[ModelReference, Model]
-    donor: ModelReference
-    """Where config and tokenizer come from."""
-    jobs: list[Job] = field(default_factory=list)
-    layers: list[tuple[ModelReference, int]] = field(default_factory=list)
-    """For stacked slices, the model and layer that each output layer's settings come from."""
-    notes: list[str] = field(default_factory=list)
-    verb: str = "merge"
-    """The verb of the command line that makes the result."""
-    title: str | None = None
-    """What the model card calls the result, where it is no merge."""
-    config: dict[str, Any] | None = None
-    """config.json of the result, where it is not the donor's."""
-    generation: dict[str, Any] | None = None
-    """generation_config.json of the result, where it is not the donor's."""
-    tokenizer: Path | None = None
-    """The folder that the tokenizer comes from, when not the donor's."""
-    written: dict[str, str] = field(default_factory=dict)
-    """Small files of the result by name, where they are no copies."""
-    computed: Path | None = None
-    """A folder of tensors that were computed for this plan, which the record does not count as an input."""
-    sources: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of files that such tensors were computed from."""
-    aligned: bool = False
-    """Whether experts were put in the order of the reference's."""
-    stacked: bool = False
-    """Whether the experts of a layer were stacked."""
-
-    @property
-    def read_bytes(self) -> int:
-        """Bytes of the inputs, each tensor once."""
-        pieces = (piece for job in self.jobs for tensor in job.inputs for piece in tensor.pieces)
-        return sum({(one.file, one.offset): one.bytes for one in pieces}.values())
-
-    @property
-    def write_bytes(self) -> int:
-        """Bytes of the output's tensors."""
-        return sum(job.bytes for job in self.jobs)
-
-    @property
-    def files(self) -> list[Path]:
-        """Every file of weights that is read, in the order of first use."""
-        return list(dict.fromkeys(one.file for job in self.jobs for tensor in job.inputs for one in tensor.pieces))
 
 
 def make_plan(recipe: Recipe, models: dict[ModelReference, Model], vocabulary: Vocabulary | None = None) -> Plan:
@@ -189,6 +65,9 @@ class _Planner:
         self.recipe = plan.recipe
         self.modules = [one for one in plan.recipe.modules if one not in (None, "default")]
         self.module = None if module in (None, "default") else module
+        self.opened = {id(part): plan.models[part.model] for one in slices for part in one.parts}
+        self.replaced = {model: opened.types for model, opened in plan.models.items() if opened.types}
+        self.fixed: dict[int, dict[str, Any] | None] = {}
 
     def run(self) -> None:
         if self.slices[0].parts[0].layers is None:
@@ -199,7 +78,7 @@ class _Planner:
     def _names(self, model: ModelReference) -> list[str]:
         """The names of this module's tensors, in the order of the model's files."""
         names = self.plan.models[model].ordered
-        return [name for name in names if module_of(name, self.modules) == self.module]
+        return [name for name in names if module_of(name, self.modules) == self.module] if self.modules else names
 
     def _union(self, one: Slice) -> list[str]:
         """Names of all the slice's models: the base's (or first model's) order, what only others have at the end."""
@@ -279,7 +158,7 @@ class _Planner:
 
     def _add(self, one: Slice, name: str, position: float, names: list[str]) -> None:
         """The job of output tensor `name`, which the parts call `names`."""
-        named = [(part, own, self._tensor(part.model, own)) for part, own in zip(one.parts, names, strict=True)]
+        named = [(part, own, self._tensor(part, own)) for part, own in zip(one.parts, names, strict=True)]
         found = [(part, tensor) for part, _, tensor in named if tensor]
         if all(tensor.name not in names for _, tensor in found):
             return  # a head that every model ties to its embedding
@@ -315,21 +194,21 @@ class _Planner:
             (part, replace(tensor, gather=Gather(tables, own))) for (part, tensor), own in zip(found, rows, strict=True)
         ]
 
-    def _tensor(self, model: ModelReference, name: str) -> Tensor | None:
+    def _tensor(self, part: Part, name: str) -> Tensor | None:
         """A model's tensor; the embedding for the head of a model that ties them. None when it has neither."""
-        opened = self.plan.models[model]
+        opened = self.opened[id(part)]
         if name not in opened.tensors and HEAD.search(name):
             name = next((other for other in opened.tensors if EMBEDDING.search(other)), name)
         if name not in opened.tensors:
             return None
-        return Tensor(model, name, opened.tensors[name], adapter=opened.adapters.get(name))
+        return Tensor(part.model, name, opened.tensors[name], adapter=opened.adapters.get(name))
 
     def _decide(self, one: Slice, name: str, position: float, found: list[tuple[Part, Tensor]], partial: bool) -> None:
         """Who is base and who is merged, the parameters, and the output's type."""
         method, spec = self.recipe.method, self.recipe.spec
         base = next((tensor for part, tensor in found if spec.base != "ignored" and part.model == one.base), None)
         others = [(part, tensor) for part, tensor in found if tensor is not base]
-        types = [self.plan.models[tensor.model].types.get(tensor.name, tensor.info.dtype) for _, tensor in found]
+        types = [self._type(tensor) for _, tensor in found]
         if any(kind not in STORED for kind in types):
             self._copy(name, [tensor for _, tensor in found], types)
             return
@@ -343,6 +222,11 @@ class _Planner:
         each, shared = (({},), {}) if alone else self._parameters(one, name, position, others)
         tensors = tuple(tensor for _, tensor in others)
         self.plan.jobs.append(Job(name, method, found[0][1].shape, out, narrow, tensors, base, each, shared))
+
+    def _type(self, tensor: Tensor) -> str:
+        """The model's own type, also of a tensor that an adapter replaces."""
+        held = tensor.info.dtype
+        return self.replaced.get(tensor.model, {}).get(tensor.name, held) if self.replaced else held
 
     def _copy(self, name: str, tensors: list[Tensor], types: list[str]) -> None:
         kinds = set(types)
@@ -359,17 +243,24 @@ class _Planner:
     ) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
         spec = self.recipe.spec
         each = tuple(
-            {
-                key: lookup(key, parameter, [part.parameters, *one.scopes], tensor.name, position)
-                for key, parameter in spec.inputs.items()
-            }
+            self._values(part, spec.inputs, (part.parameters, *one.scopes), tensor.name, position)
             for part, tensor in others
         )
-        shared = {key: lookup(key, parameter, one.scopes, name, position) for key, parameter in spec.shared.items()}
+        shared = self._values(one, spec.shared, one.scopes, name, position)
         self.problems += _missing(spec, name, others, each, shared)
         if text := _impossible(self.recipe.method, each, shared):
             self.problems.append(f"{name}: {text}")
         return each, shared
+
+    def _values(
+        self, owner: Part | Slice, parameters: dict[str, Parameter], scopes: Sequence[Scope], name: str, position: float
+    ) -> dict[str, Any]:
+        """A tensor's parameters; those of an owner whose settings are the same for all tensors are found once."""
+        if id(owner) not in self.fixed:
+            same = all(is_fixed(scope) for scope in scopes)
+            self.fixed[id(owner)] = lookup(parameters, scopes, name, position) if same else None
+        fixed = self.fixed[id(owner)]
+        return lookup(parameters, scopes, name, position) if fixed is None else fixed
 
 
 def _position(layer: int, count: int) -> float:

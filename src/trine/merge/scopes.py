@@ -16,12 +16,23 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _TRUTH = {"true": True, "false": False}
 
 
-def lookup(name: str, parameter: Parameter, scopes: Sequence[Scope], tensor: str, position: float) -> Any:
-    """The value of `name` for a tensor at `position` (0 first layer, 1 last) of its slice.
+def is_fixed(scope: Scope) -> bool:
+    """Whether no setting depends on the tensor: no filter, no gradient."""
+    return not any(isinstance(setting, dict | list | tuple) for setting in (scope or {}).values())
+
+
+def lookup(
+    parameters: dict[str, Parameter], scopes: Sequence[Scope], tensor: str, position: float
+) -> dict[str, float | bool | None]:
+    """The value of each parameter for a tensor at `position` (0 first layer, 1 last) of its slice.
 
     `scopes` go from the narrowest to the widest; the first that holds a value for the tensor gives it, else the
     default does. None for a required parameter that no scope gives.
     """
+    return {name: _first(name, parameter, scopes, tensor, position) for name, parameter in parameters.items()}
+
+
+def _first(name: str, parameter: Parameter, scopes: Sequence[Scope], tensor: str, position: float) -> Any:
     for scope in scopes:
         value = _at((scope or {}).get(name), tensor, position)
         if value is not None:

@@ -17,8 +17,8 @@ from trine.merge.arithmetic import widen
 from trine.merge.dtypes import STORED, Array, rounded
 from trine.merge.fused import finite_bf16
 from trine.merge.gather import MEAN, PADDING, Rows
+from trine.merge.jobs import Tensor
 from trine.merge.methods.inputs import Feed, Readable
-from trine.merge.plan import Tensor
 
 
 class NotFinite(TrineError):

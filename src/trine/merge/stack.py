@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from trine.errors import BadInput
 from trine.merge.gather import Gather, one_below_the_other
-from trine.merge.plan import Job, Plan, Tensor
+from trine.merge.jobs import Job, Plan, Tensor
 
 _EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.weight$")
 _Group = dict[tuple[int, str], Job]

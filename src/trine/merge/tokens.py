@@ -13,9 +13,10 @@ from trine.errors import BadInput, nearest
 from trine.merge.chat import SETTINGS, chosen_template, template_files
 from trine.merge.config import ModelReference, Tokenizer, TokenSource
 from trine.merge.dtypes import Array
+from trine.merge.jobs import Plan
 from trine.merge.models import Model, folder_of
 from trine.merge.names import EMBEDDING
-from trine.merge.plan import Plan, make_plan
+from trine.merge.plan import make_plan
 from trine.merge.reading import Recipe
 from trine.merge.tokenizer_file import NAME, TokenizerFile, read_tokenizer, with_tokens, without_rows
 from trine.merge.vocabulary import Chosen, Vocabulary

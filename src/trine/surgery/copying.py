@@ -17,8 +17,8 @@ from trine.merge.catalog import SPECS
 from trine.merge.config import ModelPath, ModelReference
 from trine.merge.dtypes import STORED
 from trine.merge.engine import Options, merge
+from trine.merge.jobs import Job, Plan, Tensor
 from trine.merge.models import Model
-from trine.merge.plan import Job, Plan, Tensor
 from trine.merge.reading import Recipe
 from trine.progress import Progress
 from trine.weights.index import read_index

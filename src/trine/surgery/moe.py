@@ -14,9 +14,9 @@ from trine.errors import BadInput
 from trine.merge.config import ModelReference
 from trine.merge.dtypes import NAMES, Array
 from trine.merge.engine import Options
+from trine.merge.jobs import Job
 from trine.merge.models import Model, open_models
 from trine.merge.names import place_of
-from trine.merge.plan import Job
 from trine.progress import Progress, silent
 from trine.surgery.config import Expert, MoeConfig
 from trine.surgery.copying import build, computed, copy_of, plan_of_copies

@@ -16,9 +16,9 @@ from trine.errors import BadInput, TrineError
 from trine.manifest import digest_of, sha256_file
 from trine.merge.config import ModelPath, ModelReference
 from trine.merge.engine import Options
+from trine.merge.jobs import Job
 from trine.merge.models import Model, checksums_in, open_models
 from trine.merge.names import EMBEDDING, HEAD
-from trine.merge.plan import Job
 from trine.progress import Progress, silent
 from trine.surgery.config import TokenMethod
 from trine.surgery.copying import build, computed, copy_of, plan_of_copies, stamp_of

@@ -147,8 +147,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 def _tensor(path: Path, name: str, entry: dict[str, Any], data: int) -> TensorInfo:
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        raise ValueError(f"shape or offsets of {name}")
+    for n in (*shape, begin, end):
+        if type(n) is not int or n < 0:
+            raise ValueError(f"shape or offsets of {name}")
     if dtype not in _BITS:
         raise ValueError(f"dtype {dtype} of {name}")
     if math.prod(shape) * _BITS[dtype] != (end - begin) * 8:
