@@ -1,0 +1,1 @@
+"""EDGAR: quarterly indexes, filings fetched and read, their text in items."""
