@@ -46,6 +46,7 @@ VERBS = {
 EXTRAS = {
     "train": {"torch", "numpy", "safetensors", "transformers"},
     "data": {"pyarrow", "tokenizers", "zstandard"},
+    "edgar": {"httpx"},
     "merge": {"cma"},
     "report": {"jinja2"},
 }
@@ -85,6 +86,14 @@ def make_app(verb: str | None = None) -> App:
     for name in ("scan", "select", "gradients"):
         spectrum.command(f"trine.cli.spectrum:{name}", name=name)
     app.command(spectrum)
+    edgar = App(
+        name="edgar",
+        help="`edgar index`, `fetch`: filings of the SEC.",
+        sort_key=3,
+    )
+    for name in ("index", "fetch"):
+        edgar.command(f"trine.cli.edgar:{name}", name=name)
+    app.command(edgar)
     return app
 
 
