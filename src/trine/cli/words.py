@@ -6,12 +6,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from trine.config.load import Loaded, load_config
-from trine.recipe import VERB_OPTIONS, Config
+if TYPE_CHECKING:
+    from trine.config.load import Loaded
+    from trine.recipe import Config
 
 Options = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 """`--a.b value` words that change the config, and the recipe's inputs."""
@@ -25,6 +26,9 @@ DryRun = Annotated[bool, Parameter(help="Print what would be done, and write not
 
 def load(config: Path, options: Sequence[str]) -> Loaded[Config]:
     """The config with the command line's options on top. Raises BadInput."""
+    from trine.config.load import load_config
+    from trine.recipe import VERB_OPTIONS, Config
+
     return load_config(Config, config, options, verb_options=VERB_OPTIONS)
 
 
