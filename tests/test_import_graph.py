@@ -27,7 +27,7 @@ ARROWS = {
     "spectrum": {"weights"},
 }
 """Room to rooms it may import, besides the leaves and config models (`*/config.py`)."""
-EVERYTHING = {"cli", "recipe", "chain", "completion", "study", "batch_view", "rehearsal"}
+EVERYTHING = {"cli", "recipe", "chain", "completion", "study", "batch_view", "rehearsal", "steps"}
 SMALL_CORE = {"torch", "numpy", "safetensors", "transformers", "pydantic"}
 IN_MEMORY_DATA = {"shards", "pack", "buffer", "planned", "loader"}
 

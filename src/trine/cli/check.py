@@ -13,6 +13,15 @@ def check(config: ConfigFile, /, *options: Options) -> Shown:
 
     Example: trine check recipes/quickstart.yaml --train.steps 500
     """
+    from trine.steps import has_steps, load_steps
+
+    if has_steps(config):
+        from trine.cli.main import verbs
+
+        steps = load_steps(config, options, verbs())
+        names = [one.name for one in steps.config.steps]
+        text = f"{config}: good (steps {', '.join(names)})"
+        return Shown({"config": str(config), "hash": steps.hash, "steps": names}, text)
     loaded = load(config, options)
     corpus = loaded.config.corpus
     missing = [one for one in (corpus.sources if corpus else ()) if not path_exists(one.path)]

@@ -97,6 +97,11 @@ def make_app(verb: str | None = None) -> App:
     return app
 
 
+def verbs() -> list[str]:
+    """The names of all verbs, without those of groups such as `spectrum scan`."""
+    return [name for name in make_app() if not name.startswith("-")]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
