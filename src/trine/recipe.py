@@ -99,6 +99,7 @@ class Config(Frozen):
         if self.corpus is None or train.tokens is not None:
             return
         sets = {source.set for source in self.corpus.sources}
+        sets |= {rule.set for rule in self.corpus.heldout}
         sets |= {"heldout"} if self.corpus.heldout_fraction else set()
         for name in train.eval.sets or ():
             if name not in sets:

@@ -22,8 +22,8 @@ from trine.data.sources import (
     LINE_BYTES,
     PARQUET,
     BadFile,
+    endings_of,
     inspect,
-    kind_of,
     numbered_lines,
     open_packed,
     reading,
@@ -35,10 +35,10 @@ _NAMES = "name the keys with `chat` (conversation, or question and answer)"
 def read_conversations(source: SourceConfig, path: Path) -> Iterator[Document | BadRecord]:
     """Every record of one file, in order. Raises BadFile."""
     assert source.chat is not None
-    inspect(path, chat=True)
+    kind = inspect(path, endings_of(source))
     shape, bad, good = None, list[BadRecord](), False
     with reading(path):
-        for where, record in _records(path):
+        for where, record in _records(path, kind):
             if isinstance(record, NotAConversation):
                 one = BadRecord(where, str(record))
             else:
@@ -78,9 +78,9 @@ def _conversation(shape: Shape | None, record: Any, where: str) -> Document | Ba
     return Document(as_text(messages), where, as_json(messages))
 
 
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, record); a NotAConversation where a line is no JSON."""
-    ending, packed = kind_of(path, chat=True) or ("", "")
+def _records(path: Path, kind: tuple[str, str]) -> Iterator[tuple[str, Any]]:
+    """(place, record) of a file of that format and compression; a NotAConversation where a line is no JSON."""
+    ending, packed = kind
     if ending in PARQUET:
         yield from _rows(path)
         return

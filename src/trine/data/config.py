@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,11 @@ from trine.errors import nearest
 
 SetName = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
 BUILTINS = ("builtin:python-docs",)
+PersonalKind = Literal["email", "phone", "ssn", "card", "iban"]
+COLUMNS = ("text", "source", "path", "messages")
+"""Of every corpus."""
+FILING_FIELDS = ("accession", "cik", "company", "form", "period", "filed", "part", "item")
+"""Kept beside the text of a filing or its item."""
 
 
 class ChatConfig(Frozen):
@@ -39,13 +44,27 @@ class ChatConfig(Frozen):
         return self
 
 
+class FilingsConfig(Frozen):
+    """Which items of filings are taken, and what a document is. `path` holds Parquet by `trine edgar parse`, or
+    edgar-crawler's JSON."""
+
+    forms: tuple[str, ...] = ()
+    """Forms to take, such as 10-K; `/A` is a form of its own. Default: all."""
+    items: tuple[str, ...] = ()
+    """Items to take, such as 1A or 5.02; `II-1A` takes part and item. Default: all."""
+    min_confidence: float = Field(default=0.0, ge=0, le=1)
+    """Items that the parser is less sure of are dropped, with that reason in the ledger."""
+    documents: Literal["item", "filing"] = "item"
+    """One document per item, or the taken items of a filing in one."""
+
+
 class SourceConfig(Frozen):
     """One origin of text or conversations: a file, a folder, a glob, or text that ships with Python."""
 
     name: str = SetName
     path: str = Field(min_length=1)
     """File, folder or glob of .txt .md .jsonl .parquet (also .gz, .zst), or builtin:python-docs; with `chat`, of
-    .jsonl .json .parquet."""
+    .jsonl .json .parquet; with `filings`, of .parquet .json."""
     licence: str = "unknown"
     """Recorded in the ledger."""
     set: str = Field(default="train", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
@@ -57,6 +76,11 @@ class SourceConfig(Frozen):
     """The text's key in JSONL, its column in Parquet."""
     chat: ChatConfig | None = None
     """The records are conversations, trained on their answers alone. `{}` finds out how each file holds them."""
+    filings: FilingsConfig | None = None
+    """The records are items of filings; `{}` takes all. Accession, cik, company, form, period, filed, part and item
+    stay beside the text."""
+    fields: tuple[str, ...] = ()
+    """Keys of JSONL or columns of Parquet kept beside the text, for `heldout` and `boilerplate` to ask for."""
     documents: Literal["file", "line"] = "file"
     """In text files: one document per file, or one per non-empty line."""
     strip: Literal["none", "gutenberg"] = "none"
@@ -69,6 +93,103 @@ class SourceConfig(Frozen):
             raise ValueError(f"path '{self.path}' is not one of {', '.join(BUILTINS)}{close}")
         if self.path in BUILTINS and self.chat is not None:
             raise ValueError(f"chat: {self.path} is text and holds no conversation")
+        if self.filings is not None and (self.chat is not None or self.fields or self.path in BUILTINS):
+            raise ValueError("filings: brings its own fields, and is neither chat nor a builtin")
+        for name in self.fields:
+            if name in COLUMNS:
+                raise ValueError(f"fields: '{name}' is a column of every corpus; rename it")
+        return self
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Fields kept beside the text."""
+        return FILING_FIELDS if self.filings is not None else self.fields
+
+
+class HeldoutRule(Frozen):
+    """Training documents held out by a field: a share of its values, such as companies, or values after a date."""
+
+    set: str = SetName
+    """Name of the evaluation set they go to."""
+    by: str
+    """The field, such as cik or filed."""
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the field's values held out, chosen by their hash: every document of a company, or none."""
+    after: str | None = Field(default=None, pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")
+    """Hold out later dates (YYYY-MM-DD)."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> HeldoutRule:
+        if (self.fraction is None) == (self.after is None):
+            raise ValueError("give either fraction or after")
+        if self.set == "train":
+            raise ValueError("set: 'train' is not held out; name an evaluation set")
+        return self
+
+
+class NearDuplicatesConfig(Frozen):
+    """MinHash over five words in a row: the first text read is kept, held-out sets being read first."""
+
+    threshold: float = Field(default=0.8, gt=0.1, le=1)
+    """Texts whose sets of five words in a row overlap by at least this much (Jaccard index) are near-duplicates."""
+
+
+class BoilerplateConfig(Frozen):
+    """Paragraphs repeated in filings of one company are kept once."""
+
+    filings: int = Field(default=3, ge=2)
+    """A paragraph is repeated when it stands in at least this many filings of the company."""
+    min_characters: int = Field(default=100, ge=1)
+    """Shorter paragraphs are left alone."""
+    company: str = "cik"
+    """Field that tells the company."""
+    filing: str = "accession"
+    """Field that tells the filing."""
+
+
+class QualityConfig(Frozen):
+    """Limits on what passes as text; tables and texts of fewer than 50 words are left alone."""
+
+    language: Literal["en", "de", "fr", "es", "it", "nl", "pt"] | None = "en"
+    """Told by function words; null takes any."""
+    min_function_words: float = Field(default=0.05, ge=0, le=1)
+    """Share of words that are frequent function words of the language. Real filings: 0.10 and more."""
+    min_word_bytes: float = Field(default=3.0, ge=0)
+    """Of the mean word. Real filings: 4.3 to 6.6."""
+    max_word_bytes: float = Field(default=10.0, gt=0)
+    max_symbols: float = Field(default=0.1, ge=0, le=1)
+    """Share of characters that are symbols of code rather than of prose or figures. Real filings: 0.01 and less."""
+    max_repeated_lines: float = Field(default=0.6, ge=0, le=1)
+    """Share of the text that is lines said before. Real filings: 0.47 and less."""
+    max_undecoded: float = Field(default=0.01, ge=0, le=1)
+    """Share of replacement characters (U+FFFD)."""
+
+
+class EvaluationSet(Frozen):
+    """Texts that must not be trained on."""
+
+    name: str = SetName
+    path: str = Field(min_length=1)
+    """File or folder of .jsonl .json .parquet .csv .txt .md (also .gz, .zst)."""
+    fields: tuple[str, ...] = ()
+    """Keys, at any depth, whose texts count. Default: every text in the records."""
+
+
+class DecontaminateConfig(Frozen):
+    """Training documents are searched for texts of evaluation sets."""
+
+    sets: tuple[EvaluationSet, ...] = Field(min_length=1)
+    words: int = Field(default=13, ge=5, le=100)
+    """So many words in a row in both are a leak."""
+    action: Literal["drop", "cut"] = "drop"
+    """drop: the document; cut: the lines that hold the words (of a conversation, all)."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> DecontaminateConfig:
+        names = [one.name for one in self.sets]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two evaluation sets are named '{name}'; names must differ")
         return self
 
 
@@ -78,15 +199,43 @@ class CorpusConfig(Frozen):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     heldout_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training documents, chosen by the hash of their text, moved to the set `heldout`."""
+    heldout: tuple[HeldoutRule, ...] = ()
+    """Training documents held out by company, date or another field; the first rule that fits decides."""
     dedup: Literal["exact", "none"] = "exact"
     """exact: a text seen before is dropped; held-out texts win over training texts."""
+    near_duplicates: NearDuplicatesConfig | None = None
+    """Drop texts that nearly repeat one read before; `{}` for the defaults."""
+    boilerplate: BoilerplateConfig | None = None
+    """Keep once what a company repeats from filing to filing; `{}` for the defaults."""
+    quality: QualityConfig | None = None
+    """Drop what is not text of the wanted language; `{}` for the defaults."""
+    decontaminate: DecontaminateConfig | None = None
+    """Keep texts of evaluation sets out of what is trained on."""
+    personal: Literal["off", "mask", "drop"] = "off"
+    """E-mail addresses, phone, social security, card and IBAN numbers: mask each, or drop the document."""
+    personal_kinds: tuple[PersonalKind, ...] = ("email", "phone", "ssn", "card", "iban")
+    """What `personal` looks for."""
+    write_dropped: bool = False
+    """Write what was dropped, with its text and reason, to dropped.parquet in the corpus folder."""
     min_characters: Count = Field(default=1, ge=1)
     """Shorter documents are dropped, with that reason in the ledger."""
     max_document_bytes: Count = Field(default=8 << 20, ge=1 << 10)
     """A longer text is cut at line ends into several documents, so memory stays flat; a longer conversation is
     dropped."""
-    bad_files: Literal["stop", "skip"] = "stop"
-    """What a file that cannot be read does: stop the stage (exit 2), or be skipped and listed in the ledger."""
+    bad_files: Literal["stop", "skip", "quarantine"] = "stop"
+    """What a file that cannot be read does: stop the stage (exit 2); be skipped as a whole and listed in the ledger; or
+    lose the bad record, or the rest of the file, to quarantine.jsonl. With a source of filings, quarantine is the
+    default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filings_are_quarantined(cls, given: Any) -> Any:
+        sources = given.get("sources") if isinstance(given, dict) else None
+        if isinstance(sources, list | tuple) and "bad_files" not in given:
+            held = [one.get("filings") if isinstance(one, dict) else getattr(one, "filings", None) for one in sources]
+            if any(one is not None for one in held):
+                return given | {"bad_files": "quarantine"}
+        return given
 
     @model_validator(mode="after")
     def _names_differ(self) -> CorpusConfig:
@@ -94,6 +243,13 @@ class CorpusConfig(Frozen):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two sources are named '{name}'; names must differ")
+        held = {field for source in self.sources for field in source.kept}
+        asked = [rule.by for rule in self.heldout]
+        asked += [self.boilerplate.company, self.boilerplate.filing] if self.boilerplate else []
+        for name in asked:
+            if name not in held:
+                known = ", ".join(sorted(held)) or "none"
+                raise ValueError(f"no source keeps the field '{name}' (fields: {known}){nearest(name, held)}")
         return self
 
 

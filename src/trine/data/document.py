@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from trine.data.words import Words, words_of
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,17 @@ class Document:
     """File, with `:line` or `#row` where a file holds several documents."""
     messages: str | None = None
     """Of a conversation: its messages as JSON; `text` is what they say, one after the other."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What the source keeps beside the text, such as company and date of a filing."""
+
+    @cached_property
+    def words(self) -> Words:
+        """The text's words as hashes."""
+        return words_of(self.text)
+
+    def with_text(self, text: str) -> Document:
+        """The same document, saying `text`."""
+        return replace(self, text=text)
 
     def digest(self) -> bytes:
         """SHA-256 of the text, or of a conversation's messages, as UTF-8."""
@@ -24,10 +38,28 @@ class Document:
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A record that is no usable conversation."""
+    """A record that cannot be used: no text or conversation is in it."""
 
     path: str
     """As in `Document`."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What a step hands back in place of a document that is to be left out."""
+
+    reason: str
+    """One of a few, counted in the ledger."""
+    detail: str = ""
+    """Of this document alone: what was found, or which document it repeats."""
+
+
+@dataclass(frozen=True)
+class Unwanted:
+    """A record that its source's own settings leave out."""
+
+    path: str
     reason: str
 
 
@@ -44,7 +76,7 @@ def cut(document: Document, max_bytes: int) -> Iterator[Document]:
             while data[end] & 0xC0 == 0x80:
                 end -= 1
             end = data.rfind(b"\n", begin, end) + 1 or end
-        yield Document(data[begin:end].decode(), f"{document.path}@{begin}")
+        yield replace(document, text=data[begin:end].decode(), path=f"{document.path}@{begin}")
         begin = end
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from trine.data.chat import ChatRenderer, Unrenderable
 from trine.data.config import PackConfig
 from trine.data.conversations import from_json
-from trine.data.corpus import Rejected, read_ledger, read_rows
+from trine.data.corpus import read_ledger, read_rows
+from trine.data.corpus_files import Rejected
 from trine.data.document import BadRecord
 from trine.data.shards import ShardWriter, token_dtype, write_index
 from trine.data.tokenizer import OpenTokenizer, open_tokenizer, vocabulary_size

@@ -1,7 +1,8 @@
 """Files in, documents out: plain text, JSONL and Parquet, as they are or in gzip or Zstandard.
 
 Files stream: memory holds one document, or one Parquet batch. Everything wrong with a file is a `BadFile` that
-names it and, where there is one, the line or row.
+names it and, where there is one, the line or row. A record that cannot be used, in a file that can be read on, comes
+out as a `BadRecord`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +26,7 @@ import zstandard
 
 from trine.data.clean import strip_gutenberg
 from trine.data.config import SourceConfig
-from trine.data.document import Document, why_no_text
+from trine.data.document import BadRecord, Document, why_no_text
 from trine.errors import BadInput
 
 TEXT, JSONL, PARQUET, JSON = (".txt", ".md"), (".jsonl",), (".parquet",), (".json",)
@@ -33,6 +34,8 @@ _MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".parquet": b"PAR1"}
 LINE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
 BATCH_ROWS = 256
+_BESIDE_FILINGS = ("documents.parquet", "manifest.json")
+"""Written beside the items by `trine edgar parse`; they hold none."""
 
 
 class BadFile(BadInput):
@@ -45,12 +48,15 @@ def list_files(source: SourceConfig) -> list[Path]:
     if given.is_dir():
         found = [Path(folder) / name for folder, _, names in os.walk(given, followlinks=False) for name in names]
         chosen = [p for p in found if _wanted(source, p.relative_to(given)) and not p.name.startswith(".")]
-        files = [p for p in chosen if kind_of(p, chat=source.chat is not None)]
+        files = [p for p in chosen if kind_of(p, endings_of(source))]
+        if source.filings is not None:
+            files = [p for p in files if p.name not in _BESIDE_FILINGS]
         if not files:
             held = (
                 f"; it holds {len(found)} other files, such as {sorted(found)[0].name}" if found else " (it is empty)"
             )
-            kinds = ".jsonl, .json or .parquet" if source.chat else ".txt, .md, .jsonl or .parquet"
+            *first, last = endings_of(source)
+            kinds = f"{', '.join(first)} or {last}"
             raise BadInput(f"{given}: source '{source.name}' has no {kinds} file in it{held}")
     elif given.exists() or given.is_symlink():
         files = [given]
@@ -71,20 +77,25 @@ def _wanted(source: SourceConfig, path: Path) -> bool:
     return matches(source.include) and not matches(source.exclude)
 
 
-def kind_of(path: Path, *, chat: bool = False) -> tuple[str, str] | None:
-    """(format ending, compression ending or ""), or None for an ending that is not read as text, or as `chat`."""
+def endings_of(source: SourceConfig) -> tuple[str, ...]:
+    """Endings of the files that hold what `source` asks for."""
+    if source.filings is not None:
+        return JSON + PARQUET
+    return JSONL + JSON + PARQUET if source.chat is not None else TEXT + JSONL + PARQUET
+
+
+def kind_of(path: Path, endings: tuple[str, ...]) -> tuple[str, str] | None:
+    """(format ending, compression ending or ""), or None for an ending that is not one of `endings`."""
     packed = path.suffix.lower() if path.suffix.lower() in (".gz", ".zst") else ""
     ending = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
-    if ending in (*JSONL, *(JSON if chat else TEXT)) or (ending in PARQUET and not packed):
-        return ending, packed
-    return None
+    return (ending, packed) if ending in endings and not (packed and ending in PARQUET) else None
 
 
-def inspect(path: Path, *, chat: bool = False) -> None:
-    """Raise BadFile for what can be seen without reading the file through."""
-    kind = kind_of(path, chat=chat)
+def inspect(path: Path, endings: tuple[str, ...]) -> tuple[str, str]:
+    """What `kind_of` says. Raises BadFile for what can be seen to be wrong without reading the file through."""
+    kind = kind_of(path, endings)
     if kind is None:
-        kinds = ".jsonl .json" if chat else ".txt .md .jsonl"
+        kinds = " ".join(one for one in endings if one not in PARQUET)
         raise BadFile(f"{path}: ends in '{path.suffix}'; expected {kinds} (also .gz, .zst) or .parquet")
     try:
         if not path.is_file():
@@ -99,12 +110,12 @@ def inspect(path: Path, *, chat: bool = False) -> None:
     magic = _MAGIC.get(kind[1] or kind[0], b"")
     if not head.startswith(magic):
         raise BadFile(f"{path}: does not begin as a {kind[1] or kind[0]} file does; is it another format?")
+    return kind
 
 
-def read_documents(source: SourceConfig, path: Path) -> Iterator[Document]:
-    """Every document of one file. Raises BadFile."""
-    inspect(path)
-    ending, packed = kind_of(path) or ("", "")
+def read_documents(source: SourceConfig, path: Path) -> Iterator[Document | BadRecord]:
+    """Every record of one file, in order. Raises BadFile."""
+    ending, packed = inspect(path, endings_of(source))
     with reading(path):
         if ending in PARQUET:
             yield from _parquet(source, path)
@@ -220,52 +231,77 @@ def _gathered(lines: Iterable[str]) -> Iterator[str]:
     yield "".join(pieces)
 
 
-def _jsonl(source: SourceConfig, path: Path, stream: IO[bytes]) -> Iterator[Document]:
-    found = False
-    for number, line in numbered_lines(path, stream, LINE_BYTES):
-        if not line.strip():
-            continue
-        found = True
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except RecursionError:
-            raise BadFile(f"{where}: is nested too deeply") from None
-        except ValueError as error:
-            raise BadFile(f"{where}: not a JSON object ({error})") from None
-        if not isinstance(record, dict):
-            raise BadFile(f"{where}: is a JSON {type(record).__name__}, expected an object with '{source.text_field}'")
-        if source.text_field not in record:
-            keys = ", ".join(list(record)[:8]) or "none"
-            raise BadFile(f"{where}: has no key '{source.text_field}' (keys: {keys}); set text_field")
-        yield Document(_checked(record[source.text_field], where, source), where)
+def _jsonl(source: SourceConfig, path: Path, stream: IO[bytes]) -> Iterator[Document | BadRecord]:
+    found, number = False, 0
+    while raw := stream.readline(LINE_BYTES):
+        number += 1
+        if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise BadFile(f"{path}:1: is UTF-16; expected UTF-8 text")
+        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+        if line.strip():
+            found = True
+            yield _line(source, line, f"{path}:{number}")
+        while not raw.endswith(b"\n") and raw:
+            raw = stream.readline(LINE_BYTES)
     if not found:
         raise BadFile(f"{path}: holds no line")
 
 
-def _checked(text: Any, where: str, source: SourceConfig) -> str:
+def _line(source: SourceConfig, line: bytes, where: str) -> Document | BadRecord:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        return BadRecord(where, f"byte 0x{error.object[error.start]:02x} is not UTF-8; expected UTF-8 text")
+    if "\0" in text:
+        return BadRecord(where, "holds a NUL byte, so this is binary data; expected text")
+    try:
+        record = json.loads(text)
+    except RecursionError:
+        return BadRecord(where, "is nested too deeply")
+    except ValueError as error:
+        return BadRecord(where, f"not a JSON object ({error})")
+    if not isinstance(record, dict):
+        return BadRecord(where, f"is a JSON {type(record).__name__}, expected an object with '{source.text_field}'")
+    if source.text_field not in record:
+        keys = ", ".join(list(record)[:8]) or "none"
+        return BadRecord(where, f"has no key '{source.text_field}' (keys: {keys}); set text_field")
+    return document_of(record, where, source.text_field, source.kept)
+
+
+def document_of(record: Mapping[str, Any], where: str, text_field: str, kept: Iterable[str]) -> Document | BadRecord:
+    """The document that a record is, with the fields it keeps as text."""
+    text = record[text_field]
     if not isinstance(text, str):
-        raise BadFile(f"{where}: '{source.text_field}' is {type(text).__name__}, expected text")
-    if why := why_no_text(text):
-        raise BadFile(f"{where}: '{source.text_field}' {why}")
-    return text
+        return BadRecord(where, f"'{text_field}' is {type(text).__name__}, expected text")
+    fields = {name: str(record[name]) for name in kept if record.get(name) is not None}
+    for name, value in ((text_field, text), *fields.items()):
+        if why := why_no_text(value):
+            return BadRecord(where, f"'{name}' {why}")
+    return Document(text, where, fields=fields)
 
 
-def _parquet(source: SourceConfig, path: Path) -> Iterator[Document]:
+def _parquet(source: SourceConfig, path: Path) -> Iterator[Document | BadRecord]:
+    for where, row in parquet_rows(path, source.text_field, source.kept):
+        if row[source.text_field] is None:
+            yield BadRecord(where, f"'{source.text_field}' is null, expected text")
+        else:
+            yield document_of(row, where, source.text_field, source.kept)
+
+
+def parquet_rows(path: Path, text_field: str, kept: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) with the text's column and those of `kept` that are there. Raises BadFile."""
     file = pq.ParquetFile(path)
     schema = file.schema_arrow
-    if source.text_field not in schema.names:
+    if text_field not in schema.names:
         names = ", ".join(schema.names[:12])
-        raise BadFile(f"{path}: has no column '{source.text_field}' (columns: {names}); set text_field")
-    kind = schema.field(source.text_field).type
+        raise BadFile(f"{path}: has no column '{text_field}' (columns: {names}); set text_field")
+    kind = schema.field(text_field).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise BadFile(f"{path}: column '{source.text_field}' is {kind}, expected string")
+        raise BadFile(f"{path}: column '{text_field}' is {kind}, expected string")
     if file.metadata.num_rows == 0:
         raise BadFile(f"{path}: holds no row")
-    row = 0
-    for batch in file.iter_batches(BATCH_ROWS, columns=[source.text_field]):
-        for text in batch.column(0).to_pylist():
-            if text is None:
-                raise BadFile(f"{path}#{row}: '{source.text_field}' is null, expected text")
-            yield Document(text, f"{path}#{row}")
+    columns, row = [text_field, *(name for name in kept if name in schema.names)], 0
+    for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+        for one in batch.to_pylist():
+            yield f"{path}#{row}", one
             row += 1

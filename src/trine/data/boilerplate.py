@@ -1,0 +1,128 @@
+"""Paragraphs that one company repeats from filing to filing: counted first, then kept once.
+
+Enters: documents with a field for the company and one for the filing. A paragraph is what stands between blank lines,
+or a line in a text without blank ones; it counts as the same up to case and spaces, numbers being part of it.
+Leaves: documents without the paragraphs that stand in at least so many filings of their company and were read before.
+
+Memory: 9 bytes per repeated paragraph, and one of `_PARTS` parts of the list of all, which lies on disk at 16 bytes per
+paragraph until the counts are made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from trine.data.config import BoilerplateConfig
+from trine.data.document import Document, Dropped
+from trine.data.words import Hashes
+
+_BLANK_LINES = re.compile(r"(\n[^\S\n]*\n\s*)")
+_PARTS = 64
+_BUFFERED = 1 << 18
+
+
+def paragraphs(text: str) -> list[str]:
+    """`text` in paragraphs, each with the line ends that follow it; joined they are the text."""
+    pieces = _BLANK_LINES.split(text)
+    if len(pieces) == 1:
+        return text.splitlines(keepends=True)
+    pieces.append("")
+    return [one + end for one, end in zip(pieces[0::2], pieces[1::2], strict=True)]
+
+
+class ParagraphCount:
+    """In how many filings of its company each paragraph stands; the list lies in `folder` until `repeated`."""
+
+    def __init__(self, config: BoilerplateConfig, folder: Path) -> None:
+        self._config, self._folder = config, folder
+        self._rows: list[tuple[int, int]] = []
+        folder.mkdir()
+
+    def add(self, document: Document) -> None:
+        """Count the paragraphs of a document that has a company and a filing."""
+        filing = document.fields.get(self._config.filing)
+        if not filing or not document.fields.get(self._config.company):
+            return
+        number = int.from_bytes(hashlib.blake2b(filing.encode(), digest_size=8).digest(), "little")
+        _, keys = _long_paragraphs(self._config, document)
+        self._rows += [(int(key), number) for key in keys]
+        if len(self._rows) >= _BUFFERED:
+            self._flush()
+
+    def repeated(self) -> Hashes:
+        """Keys of the paragraphs that stand in at least `filings` filings of a company, in order; removes the list."""
+        self._flush()
+        found = [self._of_part(path) for path in sorted(self._folder.iterdir())]
+        shutil.rmtree(self._folder)
+        return np.sort(np.concatenate([np.zeros(0, np.uint64), *found]))
+
+    def _of_part(self, path: Path) -> Hashes:
+        pairs = np.unique(np.fromfile(path, np.uint64).reshape(-1, 2), axis=0)
+        keys, counts = np.unique(pairs[:, 0], return_counts=True)
+        return keys[counts >= self._config.filings]
+
+    def _flush(self) -> None:
+        rows = np.array(self._rows, np.uint64).reshape(-1, 2)
+        parts = rows[:, 0] >> np.uint64(58)
+        for part in range(_PARTS):
+            if len(chosen := rows[parts == part]):
+                with (self._folder / f"{part:02}").open("ab") as file:
+                    chosen.tofile(file)
+        self._rows.clear()
+
+
+class RepeatedParagraphs:
+    """The step that leaves out what `ParagraphCount` found, but for the first time."""
+
+    def __init__(self, config: BoilerplateConfig, repeated: Hashes) -> None:
+        self._config, self._repeated = config, repeated
+        self._seen = np.zeros(len(repeated), bool)
+        self._paragraphs = self._bytes = self._documents = 0
+
+    def __call__(self, document: Document) -> Document | Dropped:
+        if not len(self._repeated) or not document.fields.get(self._config.company):
+            return document
+        pieces, keys = _long_paragraphs(self._config, document)
+        places = np.minimum(np.searchsorted(self._repeated, keys), len(self._repeated) - 1)
+        drop = set[int]()
+        for piece, place, key in zip(pieces, places, keys, strict=True):
+            if self._repeated[place] == key:
+                if self._seen[place]:
+                    drop.add(piece)
+                self._seen[place] = True
+        if not drop:
+            return document
+        whole = paragraphs(document.text)
+        self._documents += 1
+        self._paragraphs += len(drop)
+        self._bytes += sum(len(whole[piece].encode()) for piece in drop)
+        text = "".join(piece for i, piece in enumerate(whole) if i not in drop)
+        return document.with_text(text) if text.strip() else Dropped("nothing but repeated paragraphs")
+
+    def figures(self) -> dict[str, int]:
+        """What was left out, for the ledger."""
+        return {
+            "repeated": len(self._repeated),
+            "documents": self._documents,
+            "paragraphs": self._paragraphs,
+            "bytes": self._bytes,
+        }
+
+
+def _long_paragraphs(config: BoilerplateConfig, document: Document) -> tuple[list[int], Hashes]:
+    """Which paragraphs of a document are long enough, and their keys, which hold the company."""
+    company = hashlib.blake2b(document.fields[config.company].encode(), digest_size=16).digest()
+    pieces, keys = [], []
+    for i, piece in enumerate(paragraphs(document.text)):
+        if len(piece) >= config.min_characters:
+            words = " ".join(piece.lower().split())
+            if len(words) >= config.min_characters:
+                digest = hashlib.blake2b(words.encode(), digest_size=8, key=company).digest()
+                pieces.append(i)
+                keys.append(int.from_bytes(digest, "little"))
+    return pieces, np.array(keys, np.uint64)
