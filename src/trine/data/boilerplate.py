@@ -1,7 +1,7 @@
 """Paragraphs that one company repeats from filing to filing: counted first, then kept once.
 
-Enters: documents with a field for the company and one for the filing. A paragraph is what stands between blank lines,
-or a line in a text without blank ones; it counts as the same up to case and spaces, numbers being part of it.
+Enters: documents with a field for the company and one for the filing. A paragraph counts as the same up to case and
+spaces, numbers being part of it.
 Leaves: documents without the paragraphs that stand in at least so many filings of their company and were read before.
 
 Memory: 9 bytes per repeated paragraph, and one of `_PARTS` parts of the list of all, which lies on disk at 16 bytes per
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +23,30 @@ from trine.data.document import Document, Dropped
 from trine.data.words import Hashes
 
 _BLANK_LINES = re.compile(r"(\n[^\S\n]*\n\s*)")
+_WRAPPED = 120
+"""Characters of the longest line in text that is wrapped."""
 _PARTS = 64
 _BUFFERED = 1 << 18
 
 
 def paragraphs(text: str) -> list[str]:
-    """`text` in paragraphs, each with the line ends that follow it; joined they are the text."""
+    """`text` in paragraphs, each with the line ends that follow it; joined they are the text.
+
+    Blank lines stand between paragraphs. Where lines run on (one is longer than `_WRAPPED`) each line is a paragraph,
+    but for the rows of a table, which stay together.
+    """
     pieces = _BLANK_LINES.split(text)
-    if len(pieces) == 1:
-        return text.splitlines(keepends=True)
     pieces.append("")
-    return [one + end for one, end in zip(pieces[0::2], pieces[1::2], strict=True)]
+    found = list[str]()
+    for one, end in zip(pieces[0::2], pieces[1::2], strict=True):
+        lines = one.splitlines(keepends=True) if len(one) > _WRAPPED else []
+        if len(lines) > 1 and max(map(len, lines)) > _WRAPPED:
+            for row, group in groupby(lines, lambda line: line.startswith("|")):
+                found += ["".join(group)] if row else group
+            found[-1] += end
+        elif one or end:
+            found.append(one + end)
+    return found
 
 
 class ParagraphCount:

@@ -3,7 +3,9 @@
 Two texts are as alike as their sets of shingles (`SHINGLE` words in a row): the Jaccard index, common over all. MinHash
 (Broder 1997) estimates it from `PERMUTATIONS` minima per text, made by rensa's R-MinHash, with a standard error of
 sqrt(J (1 - J) / 128): 0.035 at 0.8. Of each minimum one byte is kept (b-bit MinHash; Li and König 2010), and the chance
-that others agree, 1/256, is taken out of the estimate.
+that others agree, 1/256, is taken out of the estimate. A text is a near-duplicate when its estimate is not below the
+threshold by more than one standard error: at 0.8, texts 0.85 alike are found with P = 0.99, those 0.8 alike with 0.84,
+and texts 0.7 alike are taken for near-duplicates with P = 0.05.
 
 Texts that may be alike are found by locality-sensitive hashing: the minima are cut into bands, and texts agreeing in a
 whole band are compared. The first text in reading order is the one kept; later ones are compared with kept texts alone,
@@ -15,6 +17,7 @@ of 21 bands, 300 to 530 bytes per kept text (and half as much again for a moment
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -63,7 +66,7 @@ class NearDuplicates:
     """The texts kept so far, by number in order, and the search for one that a new text nearly repeats."""
 
     def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
+        self._least = threshold - math.sqrt(threshold * (1 - threshold) / PERMUTATIONS)
         self._bands, self._rows = self.shape = bands_for(threshold)
         self._odd = mixed(np.arange(self._rows, dtype=np.uint64) + np.uint64(1)) | np.uint64(1)
         self._signatures = np.zeros((256, PERMUTATIONS), np.uint8)
@@ -72,7 +75,7 @@ class NearDuplicates:
 
     def first(self, found: NDArray[np.uint8]) -> int | None:
         """The number of the kept text most like the one with signature `found` (the earliest of several), where it is
-        at least as like as the threshold; else None, and the text is kept from now on."""
+        as like as the threshold asks; else None, and the text is kept from now on."""
         slots = self._slots(found[None])[0]
         entries = self._table[slots]
         reached = np.logical_and.accumulate(entries != 0, axis=1)
@@ -80,7 +83,7 @@ class NearDuplicates:
         if len(others):
             alike = _likeness(self._signatures[others], found)
             best = int(np.argmax(alike))
-            if alike[best] >= self._threshold:
+            if alike[best] >= self._least:
                 return int(others[best])
         self._keep(found, slots, entries)
         return None
