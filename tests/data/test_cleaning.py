@@ -262,7 +262,25 @@ def test_a_leak_is_cut_with_its_lines_and_the_rest_stays(tmp_path: Path) -> None
     assert found == ["Before.\nAfter.\n", "No leak: How much did the total net sales of the company change?"]
     assert ledger["sources"][0]["dropped"] == {"nothing but text of the evaluation set deep": 1}
     figures = {"texts": 1, "too_short": 0, "documents": 2, "passages_cut": 2}
-    assert ledger["cleaning"]["decontaminate"] == {"deep": figures}
+    assert ledger["cleaning"]["decontaminate"] == {"deep": figures, "ngrams": 9, "common": 0}
+
+
+PHRASE = "management's discussion and analysis of financial condition and results of operations of the company for"
+
+
+@pytest.mark.parametrize(("common_in", "left"), [(10, 13), (None, 0), (40, 0)])
+def test_common_phrases_are_no_leak_but_a_whole_text_is(tmp_path: Path, common_in: int | None, left: int) -> None:
+    words = " ".join(f"question{i}" for i in range(40))
+    (tmp_path / "exam.txt").write_text(f"{words} {PHRASE}")
+    sets = (EvaluationSet(name="e", path=str(tmp_path / "exam.txt")),)
+    texts = [f"Document {i}. {PHRASE} {i}" for i in range(13)] + [f"{i} leaks {words} {PHRASE}" for i in range(13)]
+    config = CorpusConfig(
+        sources=(lines(tmp_path, "train", *texts, "Other."),),
+        decontaminate=DecontaminateConfig(sets=sets, common_in=common_in),
+    )
+    build_corpus(config, tmp_path / "out")
+    found = [row["text"] for row in rows_of(tmp_path / "out")]
+    assert found == [*texts[:left], "Other."]
 
 
 def test_evaluation_text_may_stand_in_what_is_held_out(tmp_path: Path) -> None:

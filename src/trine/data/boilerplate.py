@@ -42,7 +42,8 @@ def paragraphs(text: str) -> list[str]:
         lines = one.splitlines(keepends=True) if len(one) > _WRAPPED else []
         if len(lines) > 1 and max(map(len, lines)) > _WRAPPED:
             for row, group in groupby(lines, lambda line: line.startswith("|")):
-                found += ["".join(group)] if row else group
+                together = list(group)
+                found += ["".join(together)] if row else together
             found[-1] += end
         elif one or end:
             found.append(one + end)

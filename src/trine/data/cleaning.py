@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from trine.data.config import CorpusConfig
 from trine.data.document import Document, Dropped
-from trine.data.words import Hashes
+from trine.data.survey import Survey
 
 
 class Step(Protocol):
@@ -27,9 +27,8 @@ class Step(Protocol):
 class Cleaning:
     """The steps that a config switches on; without any, every document passes as it is."""
 
-    def __init__(self, config: CorpusConfig, repeated: Hashes | None) -> None:
-        """`repeated`: keys of the paragraphs that stand in several filings, with `boilerplate`."""
-        self._steps = dict(_steps(config, repeated))
+    def __init__(self, config: CorpusConfig, survey: Survey) -> None:
+        self._steps = dict(_steps(config, survey))
 
     def __call__(self, document: Document, *, train: bool) -> Document | Dropped:
         """`document` after every step; evaluation sets are looked for in what is trained on alone."""
@@ -47,7 +46,7 @@ class Cleaning:
         return {name: step.figures() for name, step in self._steps.items()}
 
 
-def _steps(config: CorpusConfig, repeated: Hashes | None) -> Iterator[tuple[str, Step]]:
+def _steps(config: CorpusConfig, survey: Survey) -> Iterator[tuple[str, Step]]:
     if config.quality is not None:
         from trine.data.quality import Quality
 
@@ -59,7 +58,8 @@ def _steps(config: CorpusConfig, repeated: Hashes | None) -> Iterator[tuple[str,
     if config.decontaminate is not None:
         from trine.data.decontaminate import Decontamination
 
-        yield "decontaminate", Decontamination(config.decontaminate)
+        assert survey.grams is not None
+        yield "decontaminate", Decontamination(config.decontaminate, survey.grams)
     if config.near_duplicates is not None:
         from trine.data.near import NearDuplicateStep
 
@@ -67,5 +67,5 @@ def _steps(config: CorpusConfig, repeated: Hashes | None) -> Iterator[tuple[str,
     if config.boilerplate is not None:
         from trine.data.boilerplate import RepeatedParagraphs
 
-        assert repeated is not None
-        yield "boilerplate", RepeatedParagraphs(config.boilerplate, repeated)
+        assert survey.repeated is not None
+        yield "boilerplate", RepeatedParagraphs(config.boilerplate, survey.repeated)

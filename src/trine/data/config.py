@@ -181,6 +181,10 @@ class DecontaminateConfig(Frozen):
     sets: tuple[EvaluationSet, ...] = Field(min_length=1)
     words: int = Field(default=13, ge=5, le=100)
     """So many words in a row in both are a leak."""
+    common_in: int | None = Field(default=10, ge=1)
+    """Words in a row that stand in more training documents than this are a common phrase and no leak, unless a document
+    holds most of a longer evaluation text; counting them takes a reading of its own. null: every such phrase is a
+    leak."""
     action: Literal["drop", "cut"] = "drop"
     """drop: the document; cut: the lines that hold the words (of a conversation, all)."""
 

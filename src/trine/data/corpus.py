@@ -30,10 +30,10 @@ from trine.data.readings import (
     reading_order,
     records_of,
     refuse_bad,
-    repeated_paragraphs,
     usable_files,
 )
 from trine.data.sources import BadFile
+from trine.data.survey import Survey
 from trine.errors import BadInput
 from trine.manifest import publish, read_manifest
 from trine.progress import Progress, silent
@@ -48,8 +48,9 @@ def build_corpus(config: CorpusConfig, out: Path, progress: Progress = silent) -
     ordered = sorted(config.sources, key=lambda source: source.set == "train")
     files, bad = usable_files(ordered, config)
     with publish(out, "corpus") as folder:
-        repeated = repeated_paragraphs(config, ordered, files, folder, progress)
-        building = _Building(config, folder, bad, Cleaning(config, repeated))
+        survey = Survey(config, folder / "survey")
+        survey.read(ordered, files, progress)
+        building = _Building(config, folder, bad, Cleaning(config, survey))
         order = reading_order(config, ordered)
         done, total = 0, sum(len(files[source.name]) for source, _ in order)
         for source, held in order:

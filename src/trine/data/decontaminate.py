@@ -4,7 +4,12 @@ Every `words` words in a row (13 by default, as in Brown et al. 2020, appendix C
 are kept as a 64-bit hash; a document that has one of them holds a leak. Words are compared in lower case without
 punctuation. A text of fewer words is too short to be told from chance, and is counted and left alone.
 
-Memory: 10 bytes per n-gram of the evaluation sets, and 16 bytes of a first look-up table; documents stream.
+Evaluation sets made of filings hold phrases that all filings hold ("management's discussion and analysis of financial
+condition and results of operations"). As there, words in a row that stand in more than ten training documents are
+therefore no leak by themselves, counted in a reading of its own; here they are one still where a document holds most
+(`_WHOLE`) of an evaluation text of some length (`_LONG` n-grams), so that a text leaked many times is found.
+
+Memory: 16 bytes per n-gram of the evaluation sets, and 16 to 32 of a first look-up table; documents stream.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ from trine.errors import BadInput
 
 _ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".md")
 _SHOWN = 300
+_BATCH = 1 << 20
+_WHOLE, _LONG = 0.8, 13
 
 
 def evaluation_texts(one: EvaluationSet) -> Iterator[str]:
@@ -46,55 +53,93 @@ def evaluation_texts(one: EvaluationSet) -> Iterator[str]:
         raise BadInput(f"{one.path}: evaluation set '{one.name}' has no text{named}")
 
 
+class EvaluationGrams:
+    """The n-grams of evaluation sets: hashes in order, whose each is, and in how many training documents it stands."""
+
+    def __init__(self, config: DecontaminateConfig) -> None:
+        self.names = [one.name for one in config.sets]
+        self.texts, self.short = Counter[str](), Counter[str]()
+        self.set_of_text: list[int] = []
+        self.words = config.words
+        hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)]
+        for number, one in enumerate(config.sets):
+            for texts in _batches(evaluation_texts(one)):
+                grams, places = _grams(texts, config.words)
+                self.texts[one.name] += len(texts)
+                self.short[one.name] += len(texts) - len(np.unique(places))
+                hashes.append(grams)
+                owners.append((places + len(self.set_of_text)).astype(np.uint32))
+                self.set_of_text += [number] * len(texts)
+        self.hashes, firsts = np.unique(np.concatenate(hashes), return_index=True)
+        self.owners = np.concatenate(owners)[firsts]
+        self.sizes = np.bincount(self.owners, minlength=len(self.set_of_text))
+        self.documents = np.zeros(len(self.hashes), np.uint32)
+        self._shift = np.uint64(64 - max(10, len(self.hashes).bit_length() + 4))
+        self._maybe = np.zeros(1 << (64 - int(self._shift)), bool)
+        self._maybe[self.hashes >> self._shift] = True
+
+    def find(self, document: Document) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(first words of the n-grams of a document that are here, which ones they are)."""
+        grams = ngrams(document.words.hashes, self.words)
+        places = np.flatnonzero(self._maybe[grams >> self._shift])
+        if not len(places) or not len(self.hashes):
+            return places[:0], places[:0]
+        ranks = np.minimum(np.searchsorted(self.hashes, grams[places]), len(self.hashes) - 1)
+        same = self.hashes[ranks] == grams[places]
+        return places[same], ranks[same]
+
+    def count(self, document: Document) -> None:
+        """Count a training document for each n-gram in it."""
+        self.documents[np.unique(self.find(document)[1])] += 1
+
+
 class Decontamination:
     """The step that finds texts of evaluation sets in documents to be trained on."""
 
-    def __init__(self, config: DecontaminateConfig) -> None:
-        self._config, self._names = config, [one.name for one in config.sets]
-        self._texts, self._short = Counter[str](), Counter[str]()
+    def __init__(self, config: DecontaminateConfig, grams: EvaluationGrams) -> None:
+        self._config, self._grams = config, grams
         self._hits, self._passages = Counter[str](), Counter[str]()
-        hashes, owners = list[NDArray[np.uint64]](), list[NDArray[np.uint16]]()
-        for number, one in enumerate(config.sets):
-            for text in evaluation_texts(one):
-                grams = np.unique(ngrams(words_of(text).hashes, config.words))
-                self._texts[one.name] += 1
-                self._short[one.name] += not len(grams)
-                hashes.append(grams)
-                owners.append(np.full(len(grams), number, np.uint16))
-        self._grams, firsts = np.unique(np.concatenate(hashes), return_index=True)
-        self._owners = np.concatenate(owners)[firsts]
-        self._shift = np.uint64(64 - max(10, len(self._grams).bit_length() + 4))
-        self._maybe = np.zeros(1 << (64 - int(self._shift)), bool)
-        self._maybe[self._grams >> self._shift] = True
+        self._common = np.zeros(len(grams.hashes), bool)
+        if config.common_in is not None:
+            self._common = grams.documents > config.common_in
 
     def __call__(self, document: Document) -> Document | Dropped:
-        words, size = document.words, self._config.words
-        grams = ngrams(words.hashes, size)
-        places = np.flatnonzero(self._maybe[grams >> self._shift])
-        if len(places):
-            ranks = np.minimum(np.searchsorted(self._grams, grams[places]), len(self._grams) - 1)
-            same = self._grams[ranks] == grams[places]
-            places, ranks = places[same], ranks[same]
-            if len(places):
-                return self._found(document, words.begins[places], words.ends[places + size - 1], ranks)
-        return document
+        places, ranks = self._grams.find(document)
+        if not len(places):
+            return document
+        leak = ~self._common[ranks] | np.isin(self._grams.owners[ranks], self._whole(ranks))
+        if not leak.any():
+            return document
+        places, ranks = places[leak], ranks[leak]
+        words = document.words
+        return self._found(document, words.begins[places], words.ends[places + self._config.words - 1], ranks)
 
     def figures(self) -> dict[str, Any]:
-        """Per evaluation set: its texts, those too short, documents with a leak, passages cut; for the ledger."""
-        return {
+        """Per evaluation set: its texts, those too short, documents with a leak, passages cut; and the n-grams that
+        are common."""
+        grams = self._grams
+        sets = {
             name: {
-                "texts": self._texts[name],
-                "too_short": self._short[name],
+                "texts": grams.texts[name],
+                "too_short": grams.short[name],
                 "documents": self._hits[name],
                 "passages_cut": self._passages[name],
             }
-            for name in self._names
+            for name in grams.names
         }
+        return sets | {"ngrams": len(grams.hashes), "common": int(self._common.sum())}
+
+    def _whole(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The longer texts of which most n-grams are among `ranks`."""
+        texts, counts = np.unique(self._grams.owners[np.unique(ranks)], return_counts=True)
+        sizes = self._grams.sizes[texts]
+        return texts[(sizes >= _LONG) & (counts >= _WHOLE * sizes)]
 
     def _found(
         self, document: Document, begins: NDArray[np.int64], ends: NDArray[np.int64], ranks: NDArray[np.int64]
     ) -> Document | Dropped:
-        names = [self._names[owner] for owner in self._owners[ranks]]
+        grams = self._grams
+        names = [grams.names[grams.set_of_text[owner]] for owner in grams.owners[ranks]]
         self._hits.update(set(names))
         data = document.text.encode()
         if self._config.action == "drop" or document.messages is not None:
@@ -109,6 +154,29 @@ class Decontamination:
         if not text.strip():
             return Dropped(f"nothing but text of the evaluation set {names[0]}")
         return document.with_text(text)
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    """Texts in lists of about a megabyte."""
+    batch, size = list[str](), 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _grams(texts: Sequence[str], n: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """N-grams within each of `texts`, and the text that each is of."""
+    ends = np.cumsum([len(text.encode()) + 1 for text in texts])
+    words = words_of("\n".join(texts))
+    owners = np.searchsorted(ends, words.begins, side="right")
+    grams = ngrams(words.hashes, n)
+    within = owners[: len(grams)] == owners[len(owners) - len(grams) :]
+    return grams[within], owners[: len(grams)][within]
 
 
 def _passages(

@@ -13,6 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trine.data.config import PersonalKind
 from trine.data.conversations import as_json, as_text, from_json
 from trine.data.document import Document, Dropped
@@ -75,15 +78,24 @@ class PersonalData:
         self._counts, self._documents = Counter[str](), 0
 
     def __call__(self, document: Document) -> Document | Dropped:
-        found = find(document.text, self._kinds)
-        if not found:
+        lines = _suspicious(document)
+        if not lines:
+            return document
+        data, pieces, end, counts = document.text.encode(), list[str](), 0, Counter[str]()
+        for begin, stop in lines:
+            line = data[begin:stop].decode()
+            found = find(line, self._kinds)
+            counts.update(kind for _, _, kind in found)
+            pieces += [data[end:begin].decode(), _masked(line, found)]
+            end = stop
+        if not counts:
             return document
         self._documents += 1
-        self._counts.update(kind for _, _, kind in found)
+        self._counts += counts
         if self._drop:
-            return Dropped("personal data", ", ".join(sorted({kind for _, _, kind in found})))
+            return Dropped("personal data", ", ".join(sorted(counts)))
         if document.messages is None:
-            return document.with_text(_masked(document.text, found))
+            return document.with_text("".join([*pieces, data[end:].decode()]))
         messages = from_json(document.messages)
         masked = [one | {"content": _masked(one["content"], find(one["content"], self._kinds))} for one in messages]
         return replace(document, text=as_text(masked), messages=as_json(masked))
@@ -99,6 +111,32 @@ def _masked(text: str, found: list[Found]) -> str:
         pieces += [text[end:begin], f"[{kind}]"]
         end = stop
     return "".join([*pieces, text[end:]])
+
+
+def _suspicious(document: Document) -> list[tuple[int, int]]:
+    """(begin, end), in bytes, of the lines that could hold a find: an `@`, a `+` before a digit, or words whose lengths
+    and first characters are those of a phone, social security, card or IBAN number."""
+    text = document.text.encode()
+    data, words = np.frombuffer(text + b"\0\0\0\0", np.uint8), document.words
+    begins, lengths = words.begins, np.append(words.ends - words.begins, [0, 0, 0])
+    first, digits = data[begins], np.append((data[begins] - 48 < 10) & (data[words.ends - 1] - 48 < 10), [False] * 3)
+
+    def row(*sizes: int) -> NDArray[np.bool_]:
+        """Words that begin numbers of these lengths in a row."""
+        each = [digits[i : i + len(first)] & (lengths[i : i + len(first)] == size) for i, size in enumerate(sizes)]
+        return np.logical_and.reduce(each)
+
+    one, two = lengths[: len(first)], lengths[1 : len(first) + 1]
+    country = (first - 65 < 26) & (data[begins + 1] - 65 < 26) & (data[begins + 2] - 48 < 10) & (one != 3)
+    found = row(3, 3, 4) | row(3, 2, 4) | row(4, 4, 4, 4) | row(4, 6, 5) | row(15) | row(16)
+    found |= country & ((one >= 15) | ((one == 4) & (two == 4)))
+    found |= digits[: len(first)] & (begins > 0) & (data[begins - 1] == ord("+"))
+    places = np.union1d(begins[found], np.flatnonzero(data == ord("@")))
+    lines: list[tuple[int, int]] = []
+    for place in places.tolist():
+        if not lines or place >= lines[-1][1]:
+            lines.append((text.rfind(b"\n", 0, place) + 1, text.find(b"\n", place) + 1 or len(text)))
+    return lines
 
 
 def _matches(text: str, pattern: re.Pattern[str], before: re.Pattern[str] = _BEFORE) -> Iterator[re.Match[str]]:

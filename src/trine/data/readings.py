@@ -12,9 +12,7 @@ from trine.data.filings import read_filings
 from trine.data.heldout import held_out_first
 from trine.data.python_docs import python_docs
 from trine.data.sources import BadFile, endings_of, inspect, list_files, read_documents
-from trine.data.words import Hashes
 from trine.errors import BadInput
-from trine.progress import Progress
 
 Record = Document | BadRecord | Unwanted
 Files = dict[str, list[Path | None]]
@@ -73,29 +71,3 @@ def refuse_bad(source: SourceConfig, record: Record) -> None:
     """Raise BadFile for a record that makes its file bad: a conversation may be refused alone."""
     if isinstance(record, BadRecord) and source.chat is None:
         raise BadFile(f"{record.path}: {record.reason}")
-
-
-def repeated_paragraphs(
-    config: CorpusConfig,
-    sources: list[SourceConfig],
-    files: Files,
-    folder: Path,
-    progress: Progress,
-) -> Hashes | None:
-    """Keys of the paragraphs that companies repeat, from a reading of their own."""
-    if config.boilerplate is None:
-        return None
-    from trine.data.boilerplate import ParagraphCount
-
-    count = ParagraphCount(config.boilerplate, folder / "paragraphs")
-    chosen = [(source, path) for source in sources if source.kept for path in files[source.name]]
-    for done, (source, path) in enumerate(chosen):
-        progress(done, len(chosen), "paragraphs: files")
-        try:
-            for record in records_of(source, path):
-                if isinstance(record, Document):
-                    count.add(record)
-        except BadFile as error:
-            if config.bad_files == "stop":
-                raise BadInput(f"{error}\n{SKIP_HINT}") from None
-    return count.repeated()

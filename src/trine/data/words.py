@@ -78,7 +78,9 @@ def _piece(data: bytes, offset: int) -> Words:
     within = _IN_WORD[lower]
     if not data.isascii():
         within &= ~_punctuation(lower)
-    edges = np.flatnonzero(np.diff(within, prepend=False, append=False))
+    framed = np.zeros(len(within) + 2, bool)
+    framed[1:-1] = within
+    edges = np.flatnonzero(framed[1:] != framed[:-1])
     begins, ends = edges[0::2], edges[1::2]
     if not len(begins):
         return Words(np.zeros(0, np.uint64), begins, ends)
