@@ -129,7 +129,7 @@ class Decontamination:
         }
         return sets | {"ngrams": len(grams.hashes), "common": int(self._common.sum())}
 
-    def _whole(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _whole(self, ranks: NDArray[np.int64]) -> NDArray[np.uint32]:
         """The longer texts of which most n-grams are among `ranks`."""
         texts, counts = np.unique(self._grams.owners[np.unique(ranks)], return_counts=True)
         sizes = self._grams.sizes[texts]

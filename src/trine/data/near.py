@@ -21,7 +21,7 @@ import math
 from typing import Any
 
 import numpy as np
-import rensa
+from rensa import RMinHash
 from numpy.typing import NDArray
 
 from trine.data.config import NearDuplicatesConfig
@@ -58,7 +58,7 @@ def signature(hashes: Hashes) -> NDArray[np.uint8] | None:
         return None
     shingles = ngrams(hashes, min(SHINGLE, len(hashes)))
     offsets = np.array([0, len(shingles)], np.uint64)
-    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, PERMUTATIONS, _SEED)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, PERMUTATIONS, _SEED)
     return np.array(matrix.to_rows()[0], np.uint32).astype(np.uint8)
 
 

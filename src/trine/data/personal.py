@@ -139,15 +139,16 @@ def _suspicious(document: Document) -> list[tuple[int, int]]:
     return lines
 
 
-def _matches(text: str, pattern: re.Pattern[str], before: re.Pattern[str] = _BEFORE) -> Iterator[re.Match[str]]:
+def _matches(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
     for match in pattern.finditer(text):
-        if not match.start() or not before.match(text, match.start() - 1):
+        if not match.start() or not _BEFORE.match(text, match.start() - 1):
             yield match
 
 
 def _emails(text: str) -> Iterator[Found]:
     if "@" in text:
-        yield from ((one.start(), one.end(), "email") for one in _EMAIL.finditer(text))
+        for one in _EMAIL.finditer(text):
+            yield one.start(), one.end(), "email"
 
 
 def _phones(text: str) -> Iterator[Found]:

@@ -63,6 +63,16 @@ function ledger(parent, record) {
   add(card, "p", "Sets", "soft");
   table(card, ["set", "documents", "bytes", "tokens"], sets);
   for (const one of record.skipped_files || []) add(card, "p", `left out: ${one.reason}`, "soft");
+  if (record.quarantine) {
+    const [first] = record.quarantine.first;
+    add(card, "p", `${count(record.quarantine.records)} in quarantine; the first, ${first.path}: ${first.reason}`, "soft");
+  }
+  if (record.cleaning) {
+    const figures = (what, value) => (typeof value === "object"
+      ? Object.entries(value).flatMap(([name, one]) => figures(`${what} ${name}`, one)) : [[what.replaceAll("_", " "), value]]);
+    add(card, "p", "Cleaning", "soft");
+    table(card, ["step", "count"], Object.entries(record.cleaning).flatMap(([step, one]) => figures(step, one)));
+  }
 }
 
 add(page, "h1", data.name);
