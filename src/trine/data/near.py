@@ -21,8 +21,8 @@ import math
 from typing import Any
 
 import numpy as np
-from rensa import RMinHash
 from numpy.typing import NDArray
+from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]  (compiled, without types)
 
 from trine.data.config import NearDuplicatesConfig
 from trine.data.document import Document, Dropped
