@@ -38,11 +38,15 @@ class Step(Frozen):
     """What it is called in messages, and its record in OUT/steps."""
     run: str = Field(min_length=1)
     """A verb and its words, split as a shell splits them: `{out}` is the run folder, `{here}` the recipe's folder."""
+    inside: bool = False
+    """Runs in the run folder, so that relative paths, also those in files that it names, are the run's."""
     may_say_no: bool = False
     """A check's no (exit code 3) is an answer to keep, and the steps behind it run."""
 
     def words(self, out: Path, here: Path) -> list[str]:
         """The command's words."""
+        if self.inside:
+            out, here = out.resolve(), here.resolve()
         return [word.replace("{out}", str(out)).replace("{here}", str(here)) for word in shlex.split(self.run)]
 
 
@@ -110,7 +114,7 @@ def run_steps(loaded: Loaded[StepsConfig], out: Path, watch: Watcher) -> dict[st
                 watch.on_event(
                     f"step {number} of {len(loaded.config.steps)}, {step.name}: {shlex.join(['trine', *words])}"
                 )
-                record = _run(step, words)
+                record = _run(step, words, out)
                 write_file(_path(out, step.name), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
             found["steps"][step.name] = record
     return found
@@ -137,11 +141,12 @@ def plan_of(loaded: Loaded[StepsConfig], out: Path) -> list[dict[str, Any]]:
     return listed
 
 
-def _run(step: Step, words: list[str]) -> dict[str, Any]:
+def _run(step: Step, words: list[str], out: Path) -> dict[str, Any]:
     """Run a step as a command; its answer. What it says goes to stderr."""
     began = time.monotonic()
     command = [sys.executable, "-c", _COMMAND, *words, "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    folder = out if step.inside else None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
         text, _ = process.communicate()
     code, shown = process.returncode, shlex.join(["trine", *words])
     if code and not (code == CheckFailed.exit_code and step.may_say_no):
