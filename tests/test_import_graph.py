@@ -18,7 +18,7 @@ ARROWS = {
     "moe": {"native"},
     "optim": {"native"},
     "model": {"moe", "weights", "native"},
-    "evaluate": {"model", "data"},
+    "evaluate": {"model", "data", "native"},
     "train": {"model", "moe", "optim", "data", "evaluate", "weights", "native"},
     "estimate": {"train", "model", "optim", "data", "weights"},
     "report": set(),

@@ -38,6 +38,7 @@ VERBS = {
     "moe": "Dense models to a mixture of experts.",
     "export": "A checkpoint to a Hugging Face folder.",
     "generate": "Complete a text.",
+    "eval": "Measure a model by tasks and texts.",
     "report": "A run folder, a merge or a scan to one HTML file.",
     "init": "A randomly initialised Hugging Face folder.",
     "schema": "The JSON Schema of a config, for editors.",
