@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trine.errors import BadInput, nearest
+from trine.evaluate.finqa import ProgramTask
 from trine.evaluate.items import Task
 from trine.evaluate.multiple import ChoiceTask
 from trine.evaluate.needle import NeedleTask, read_hay
 from trine.evaluate.suites import SUITES, Spec, expand
+from trine.evaluate.tatqa import TatQa
 from trine.evaluate.text import TextTask
 
 _ENDINGS = ("", ".parquet", ".jsonl", ".jsonl.gz", ".txt", ".txt.gz")
@@ -134,6 +136,31 @@ def _choices(options: Options, where: Where, limit: int | None) -> Task:
     return ChoiceTask(options.spec.text, path, limit)
 
 
+def _likelihood(options: Options) -> bool:
+    """Whether `metric=likelihood` is asked for."""
+    wanted = options.text("metric") or "answers"
+    if wanted not in ("answers", "likelihood"):
+        raise BadInput(f"task '{options.spec.text}': metric is {wanted}; expected answers or likelihood")
+    return wanted == "likelihood"
+
+
+def _tat_qa(options: Options, where: Where, limit: int | None) -> Task:
+    patterns = ("tatqa_dataset_dev.json", "tatqa*.json", "tat-qa*/*.json")
+    path = find_file(options.spec, options.text("file"), where, patterns)
+    return TatQa(options.spec.text, path, limit, _likelihood(options))
+
+
+def _finqa(options: Options, where: Where, limit: int | None) -> Task:
+    path = find_file(options.spec, options.text("file"), where, ("finqa/dev.json", "finqa/*.json", "finqa/*.csv"))
+    return ProgramTask(options.spec.text, "finqa", path, limit, _likelihood(options))
+
+
+def _convfinqa(options: Options, where: Where, limit: int | None) -> Task:
+    patterns = ("convfinqa_dev.json", "convfinqa/dev.json", "convfinqa*/*.json")
+    path = find_file(options.spec, options.text("file"), where, patterns)
+    return ProgramTask(options.spec.text, "convfinqa", path, limit, _likelihood(options))
+
+
 def _needle(options: Options, where: Where, limit: int | None) -> Task:
     length, items = options.number("length", 1024), options.number("items", 20)
     depths = options.text("depth") or "0 0.25 0.5 0.75 1"
@@ -151,5 +178,11 @@ def _needle(options: Options, where: Where, limit: int | None) -> Task:
 
 
 Maker = Callable[[Options, Where, "int | None"], Task]
-OWN: dict[str, Maker] = {"choices": _choices, "needle": _needle}
+OWN: dict[str, Maker] = {
+    "choices": _choices,
+    "convfinqa": _convfinqa,
+    "finqa": _finqa,
+    "needle": _needle,
+    "tat-qa": _tat_qa,
+}
 """Tasks that are our own, by name."""

@@ -59,7 +59,7 @@ class NeedleTask:
         """`depth` 0 is the text's beginning, 1 its end; `hay` is text to hide the needle in, cut at sentences."""
         self.name, self.length = name, length
         self.options = {"length": length, "depths": list(depths), "items": items, "seed": seed}
-        self.sentences = _sentences(hay) if hay else list(_SENTENCES)
+        self.sentences: list[str] = _sentences(hay) if hay else list(_SENTENCES)
         self._costs: dict[str, int] = {}
         self.needles = [_needle(depth, number, seed) for depth in depths for number in range(items)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -111,6 +111,7 @@ class _Prefix:
     def __init__(self, model: LanguageModel, tokens: Sequence[int], longest: int) -> None:
         """`longest` is the most tokens of a row, those of the beginning included."""
         self.model, self.length = model, len(tokens)
+        self.cache: Any
         device = model.output_weight.device
         given = torch.tensor([list(tokens)], device=device)
         if isinstance(model, Afmoe):
