@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trine.data.config import SourceConfig
-from trine.data.document import Document, cut
+from trine.data.document import BadRecord, Document, cut
 from trine.data.sources import list_files, read_documents
 from trine.errors import BadInput
 from trine.evaluate.items import Item, prompt_hash, stage
@@ -122,6 +122,7 @@ def _groups(texts: list[tuple[Text, list[Document]]]) -> Iterator[list[tuple[Tex
 def _texts(path: Path, name: str, field: str, kind: str | None) -> Iterator[Text]:
     """Every document below `path`; blank ones are left out."""
     source = SourceConfig(name="text", path=str(path), text_field=field)
+    source = source.model_copy(update={"fields": (kind,) if kind else ()})
     try:
         files = list_files(source)
     except BadInput as error:
@@ -130,17 +131,13 @@ def _texts(path: Path, name: str, field: str, kind: str | None) -> Iterator[Text
     for file in files:
         place = file.relative_to(root)
         folder = place.parts[0] if len(place.parts) > 1 else ""
-        fields = (
-            read_documents(source.model_copy(update={"text_field": kind}), file) if kind and _has_fields(file) else None
-        )
         for one in read_documents(source, file):
-            group = next(fields).text if fields else folder
+            if isinstance(one, BadRecord):
+                raise BadInput(f"task '{name}': {one.path}: {one.reason}")
             if one.text.strip():
-                yield Text(str(Path(one.path).relative_to(root)), group, one.text)
-
-
-def _has_fields(file: Path) -> bool:
-    return any(ending in file.suffixes for ending in (".jsonl", ".parquet"))
+                yield Text(
+                    str(Path(one.path).relative_to(root)), one.fields.get(kind, "") if kind else folder, one.text
+                )
 
 
 def _bounded(texts: Iterator[Text], most: int | None) -> list[Text]:
