@@ -135,9 +135,8 @@ def _texts(path: Path, name: str, field: str, kind: str | None) -> Iterator[Text
             if isinstance(one, BadRecord):
                 raise BadInput(f"task '{name}': {one.path}: {one.reason}")
             if one.text.strip():
-                yield Text(
-                    str(Path(one.path).relative_to(root)), one.fields.get(kind, "") if kind else folder, one.text
-                )
+                group = one.fields.get(kind or "", folder)
+                yield Text(str(Path(one.path).relative_to(root)), group, one.text)
 
 
 def _bounded(texts: Iterator[Text], most: int | None) -> list[Text]:
