@@ -187,9 +187,32 @@ def test_another_sweep_is_refused(place: Path) -> None:
     with pytest.raises(BadInput, match="holds no sweep"):
         made(place, "other")
     (place / "sweep.yaml").write_text(GRID.format(sys.executable, place).replace("models.1.x", "models.7.x"))
-    with pytest.raises(BadInput, match=r"'models.7.x' does not fit the merge config: models has 2 entries"):
+    with pytest.raises(BadInput, match=r"'models.7.x' does not fit the merge config merge: models has 2 entries"):
         made(place, "third")
     assert not (place / "third").exists()
     (place / "sweep.yaml").write_text(GRID.format(sys.executable, place).replace("near: max", "nearest: max"))
     with pytest.raises(TrineError, match="no score 'nearest'; got near, far"):
         made(place, "fourth")
+
+
+def test_other_merge_configs_share_the_table(place: Path) -> None:
+    (place / "slerp.yaml").write_text("parameters: {t: 0, weight: 0.2}\nmodels: [{x: 0}, {x: 3}]\n")
+    with (place / "sweep.yaml").open("a") as file:
+        file.write("others:\n  - {config: slerp.yaml, vary: [{at: parameters.t, values: [0.5, 0.7]}]}\n")
+    whole, _ = made(place, "whole")
+    assert [(one["config"], one["merge"]) for one in whole["merges"]][5:] == [("merge", 5), ("slerp", 6), ("slerp", 7)]
+    assert whole["merges"][7]["values"] == {"parameters.t": 0.7}
+    assert whole["merges"][7]["scores"] == {"near": 0.2 * 3, "far": 0.2}
+    assert json.loads((place / "whole" / "0007.yaml").read_text())["parameters"] == {"t": 0.7, "weight": 0.2}
+    with pytest.raises(_Killed):
+        made(place, "out", stop=7)
+    assert made(place, "out")[1] == [7]
+    assert (place / "out" / "pareto.json").read_bytes() == (place / "whole" / "pareto.json").read_bytes()
+    (place / "sweep.yaml").write_text((place / "sweep.yaml").read_text().replace("slerp.yaml", "other/merge.yaml"))
+    (place / "other").mkdir()
+    (place / "other" / "merge.yaml").write_text(BASE)
+    with pytest.raises(BadInput, match="two merge configs are named 'merge'"):
+        made(place, "third")
+    others = ({"config": "a.yaml", "vary": ({"at": "x", "values": (1.0,)},)},)
+    with pytest.raises(ValueError, match="cma searches one merge config"):
+        SweepConfig.model_validate(CMA | {"others": others})

@@ -44,6 +44,18 @@ class Trial:
     point: Point
     scores: dict[str, float | None]
     seconds: float
+    config: str
+    """Name of the merge config, its file's without the ending."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A merge config and what is varied in it."""
+
+    name: str
+    values: dict[str, Any]
+    config: SweepConfig
+    """The sweep with this part's `vary`."""
 
 
 def sweep(
@@ -54,21 +66,37 @@ def sweep(
     Raises BadInput when `out` belongs to another sweep, or a config is wrong; TrineError when a score command fails.
     """
     config = load_config(SweepConfig, sweep_file).config
-    values = read_yaml(merge_file).values
-    head = {"sweep": digest_of([config.model_dump(mode="json"), values, settings])}
-    _point_into(values, config, [one.values[0] if one.values else one.low or 0.0 for one in config.vary], sweep_file)
-    known = _open(out, head)
-    run = _Run(config, values, out, merge, known, progress, sweep_file)
-    finder = search(config)
-    try:
-        batch = next(finder)
-        while True:
-            batch = finder.send([_value(config, run.trial(point)) for point in batch])
-    except StopIteration:
-        pass
-    record = table(config, run.trials)
+    parts = _parts(config, sweep_file, merge_file)
+    head = {"sweep": digest_of([config.model_dump(mode="json"), [one.values for one in parts], settings])}
+    for one in parts:
+        first = [varied.values[0] if varied.values else varied.low or 0.0 for varied in one.config.vary]
+        _point_into(one, first, sweep_file)
+    run = _Run(parts, out, merge, _open(out, head), progress, sweep_file)
+    for one in parts:
+        finder = search(one.config)
+        try:
+            batch = next(finder)
+            while True:
+                batch = finder.send([_value(config, run.trial(one, point)) for point in batch])
+        except StopIteration:
+            pass
+    record = table(parts, run.trials)
     write_file(out / TABLE, json.dumps(record, indent=1) + "\n")
     return record
+
+
+def _parts(config: SweepConfig, sweep_file: Path, merge_file: Path) -> list[_Part]:
+    """The merge config, and the others that the sweep names."""
+    parts = [_Part(merge_file.stem, read_yaml(merge_file).values, config)]
+    for other in config.others:
+        path = sweep_file.parent / other.config
+        part = _Part(path.stem, read_yaml(path).values, config.model_copy(update={"vary": other.vary}))
+        if part.name in [one.name for one in parts]:
+            raise BadInput(
+                f"{sweep_file}: two merge configs are named '{part.name}'; a table tells them by their names"
+            )
+        parts.append(part)
+    return parts
 
 
 def _open(out: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
@@ -92,15 +120,15 @@ def _open(out: Path, head: dict[str, Any]) -> list[dict[str, Any]]:
     return events[1:]
 
 
-def _point_into(values: dict[str, Any], config: SweepConfig, point: Point, source: Path) -> dict[str, Any]:
+def _point_into(part: _Part, point: Point, source: Path) -> dict[str, Any]:
     """The merge config with a point's numbers. Raises BadInput for a path that does not fit it."""
-    values = copy.deepcopy(values)
-    for one, number in zip(config.vary, point, strict=True):
+    values = copy.deepcopy(part.values)
+    for one, number in zip(part.config.vary, point, strict=True):
         for path in one.paths:
             try:
                 override(values, path, repr(float(number)))
             except ValueError as error:
-                raise BadInput(f"{source}: vary: '{path}' does not fit the merge config: {error}") from None
+                raise BadInput(f"{source}: vary: '{path}' does not fit the merge config {part.name}: {error}") from None
     return values
 
 
@@ -122,31 +150,31 @@ class _Run:
 
     def __init__(
         self,
-        config: SweepConfig,
-        values: dict[str, Any],
+        parts: list[_Part],
         out: Path,
         merge: Merge,
         known: list[dict[str, Any]],
         progress: Progress,
         source: Path,
     ) -> None:
-        self.config, self.values, self.out, self.merge = config, values, out, merge
+        self.config, self.out, self.merge = parts[0].config, out, merge
         self.known, self.progress, self.source = known, progress, source
         self.trials: list[Trial] = []
-        self.total = config.evaluations
-        if config.search == "grid":
-            self.total = math.prod(len(one.values or ()) for one in config.vary)
+        self.total = self.config.evaluations
+        if self.config.search == "grid":
+            self.total = sum(math.prod(len(one.values or ()) for one in part.config.vary) for part in parts)
 
-    def trial(self, point: Point) -> Trial:
+    def trial(self, part: _Part, point: Point) -> Trial:
         """The next merge, scored."""
         number = len(self.trials)
         model = self.out / f"model-{number:04}"
         if number < len(self.known):
             found = Trial(**self.known[number])
-            if found.point != point:
-                raise BadInput(f"{self.out / JOURNAL}: merge {number} was at {found.point}, expected {point}")
+            if (found.config, found.point) != (part.name, point):
+                wanted = f"{found.config} {found.point}, expected {part.name} {point}"
+                raise BadInput(f"{self.out / JOURNAL}: merge {number} was of {wanted}")
         else:
-            found = self._make(number, point, model)
+            found = self._make(part, number, point, model)
             _append(self.out / JOURNAL, found)
         if self.config.keep == "none" and model.exists():
             shutil.rmtree(model)
@@ -155,14 +183,14 @@ class _Run:
         self.progress(number + 1, self.total, f"sweep: merges{_shown(found.scores)}")
         return found
 
-    def _make(self, number: int, point: Point, model: Path) -> Trial:
+    def _make(self, part: _Part, number: int, point: Point, model: Path) -> Trial:
         began = time.monotonic()
         recipe = self.out / f"{number:04}.yaml"
-        write_file(recipe, json.dumps(_point_into(self.values, self.config, point, self.source), indent=1) + "\n")
+        write_file(recipe, json.dumps(_point_into(part, point, self.source), indent=1) + "\n")
         if not model.exists():
             self.merge(recipe, model)
         scores = score(self.config.score, model, self.out / f"{number:04}.log")
-        return Trial(number, point, scores, round(time.monotonic() - began, 1))
+        return Trial(number, point, scores, round(time.monotonic() - began, 1), part.name)
 
 
 def _append(path: Path, trial: Trial) -> None:
@@ -205,14 +233,16 @@ def score(command: str, model: Path, log: Path) -> dict[str, float | None]:
     return {str(name): float(one) if math.isfinite(one) else None for name, one in scores.items()}
 
 
-def table(config: SweepConfig, trials: list[Trial]) -> dict[str, Any]:
+def table(parts: list[_Part], trials: list[Trial]) -> dict[str, Any]:
     """Every merge with its numbers and scores, and which of them no other beats in all goals."""
+    config, varied = parts[0].config, {one.name: [varied.name for varied in one.config.vary] for one in parts}
     front = pareto([[one.scores.get(name) for name in config.goals] for one in trials], list(config.goals.values()))
     rows = [
         {
             "merge": one.number,
+            "config": one.config,
             "recipe": f"{one.number:04}.yaml",
-            "values": dict(zip((varied.name for varied in config.vary), one.point, strict=True)),
+            "values": dict(zip(varied[one.config], one.point, strict=True)),
             "scores": one.scores,
             "pareto": one.number in front,
         }

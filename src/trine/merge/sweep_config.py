@@ -36,6 +36,15 @@ class Varied(Frozen):
         return self.paths[0]
 
 
+class Other(Frozen):
+    """Another merge config in the same table."""
+
+    config: Name
+    """Its file, relative to the sweep config's folder."""
+    vary: Annotated[tuple[Varied, ...], Field(min_length=1)]
+    """The numbers of it that are varied."""
+
+
 class SweepConfig(Frozen):
     """The whole file."""
 
@@ -43,6 +52,8 @@ class SweepConfig(Frozen):
     """Command, with `{model}` for the merged folder; it prints a number, or a JSON object of numbers, last."""
     vary: Annotated[tuple[Varied, ...], Field(min_length=1)]
     """The numbers that are varied."""
+    others: tuple[Other, ...] = ()
+    """grid: more merge configs, such as other methods over the same models, scored into the same table."""
     search: Literal["grid", "cma"] = "grid"
     """Every combination of `values`, or CMA-ES within `low` and `high`."""
     goals: Annotated[dict[str, Literal["max", "min"]], Field(min_length=1)] = Field({"score": "max"})
@@ -62,7 +73,9 @@ class SweepConfig(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> SweepConfig:
-        for one in self.vary:
+        if self.others and self.search == "cma":
+            raise ValueError("others: each is a grid of its own; cma searches one merge config")
+        for one in (*self.vary, *(varied for other in self.others for varied in other.vary)):
             if self.search == "grid" and one.values is None:
                 raise ValueError(f"vary: '{one.name}' has no values, which a grid needs")
             if self.search == "cma":

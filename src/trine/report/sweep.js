@@ -1,5 +1,7 @@
 const names = Object.keys(data.goals);
 const onFront = data.merges.filter((one) => one.pareto);
+const configs = [...new Set(data.merges.map((one) => one.config))], several = configs.length > 1;
+const fill = (one) => (several ? `f${configs.indexOf(one.config) % 6}` : one.pareto ? "f1" : "f0");
 const whole = (one) => names.every((name) => one.scores[name] !== null && one.scores[name] !== undefined);
 
 function scatter(parent, across, up) {
@@ -28,24 +30,31 @@ function scatter(parent, across, up) {
   for (const x of ticks(x0, x1, 8)) draw(svg, "text", { x: toX(x), y: height - 20, "text-anchor": "middle" }, figure(Number(x.toPrecision(6))));
   draw(svg, "text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, across);
   const line = onFront.filter(whole).sort((a, b) => a.scores[across] - b.scores[across]);
-  draw(svg, "polyline", { class: "curve s1", points: line.map((one) => `${toX(one.scores[across])},${toY(one.scores[up])}`).join(" ") });
+  draw(svg, "polyline", { class: several ? "curve s5" : "curve s1", points: line.map((one) => `${toX(one.scores[across])},${toY(one.scores[up])}`).join(" ") });
   for (const one of [...points.filter((p) => !p.pareto), ...line]) {
-    const dot = draw(svg, "circle", { class: one.pareto ? "f1" : "f0", cx: toX(one.scores[across]), cy: toY(one.scores[up]), r: one.pareto ? 5 : 4, tabindex: 0 });
+    const dot = draw(svg, "circle", { class: fill(one), cx: toX(one.scores[across]), cy: toY(one.scores[up]), r: one.pareto ? 5 : several ? 3 : 4, tabindex: 0 });
     const values = Object.entries({ ...one.values, ...one.scores }).map(([name, value]) => `${name}: ${value === null ? "–" : figure(value)}`);
-    const show = () => { tip.textContent = [`merge ${one.merge}`, ...values].join("\n"); tip.hidden = false; };
+    const show = () => { tip.textContent = [`merge ${one.merge}${several ? `, ${one.config}` : ""}`, ...values].join("\n"); tip.hidden = false; };
     const hide = () => { tip.hidden = true; };
     dot.addEventListener("pointerenter", show);
     dot.addEventListener("focus", show);
     dot.addEventListener("pointerleave", hide);
     dot.addEventListener("blur", hide);
   }
+  if (!several) return;
+  const legend = add(card, "div", null, "legend");
+  configs.forEach((name, i) => {
+    const label = add(legend, "span", null, "abcdef"[i % 6]);
+    add(label, "i");
+    label.append(name);
+  });
 }
 
 function rows(merges) {
-  const varied = Object.keys(data.merges[0].values), scored = Object.keys(data.merges[0].scores);
+  const varied = [...new Set(data.merges.flatMap((one) => Object.keys(one.values)))], scored = Object.keys(data.merges[0].scores);
   const shown = (value) => (value === null || value === undefined ? "–" : figure(value));
-  const cells = (one) => [`${one.merge}`, ...varied.map((name) => shown(one.values[name])), ...scored.map((name) => shown(one.scores[name])), one.pareto ? "yes" : "", one.recipe];
-  table(add(page, "section", null, "card"), ["merge", ...varied, ...scored.map((name) => (data.goals[name] ? `${name} (${data.goals[name]})` : name)), "Pareto", "recipe"], merges.map(cells));
+  const cells = (one) => [`${one.merge}`, ...(several ? [one.config] : []), ...varied.map((name) => shown(one.values[name])), ...scored.map((name) => shown(one.scores[name])), one.pareto ? "yes" : "", one.recipe];
+  table(add(page, "section", null, "card"), ["merge", ...(several ? ["config"] : []), ...varied, ...scored.map((name) => (data.goals[name] ? `${name} (${data.goals[name]})` : name)), "Pareto", "recipe"], merges.map(cells));
 }
 
 add(page, "h1", data.name);
