@@ -93,11 +93,14 @@ def test_mistakes_are_said(change: dict, words: str) -> None:
 def test_scores_are_read_from_the_last_line(tmp_path: Path) -> None:
     def run(code: str) -> dict[str, float | None]:
         (tmp_path / "s.py").write_text(code)
-        return score(f"'{sys.executable}' '{tmp_path}/s.py' {{model}}", tmp_path / "m", tmp_path / "log")
+        words = f"'{sys.executable}' '{tmp_path}/s.py' {{model}}"
+        return score(words, tmp_path / "m", tmp_path / "log", ["t.a.bits", "n"])
 
     assert run("print('noise'); print(0.25); print()") == {"score": 0.25}
     assert run('import sys; print(\'{"a": 1, "b": NaN}\')') == {"a": 1.0, "b": None}
     assert run("import sys; print(len(sys.argv[1]))") == {"score": len(str(tmp_path / "m"))}
+    record = {"t": {"a": {"bits": 1.5, "name": "x"}}, "n": 2, "text": "y", "list": [1]}
+    assert run(f"print({json.dumps(record)!r})") == {"t.a.bits": 1.5, "n": 2.0}
     with pytest.raises(TrineError, match=r"exit code 3.*\nbroken"):
         run("import sys; print('broken', file=sys.stderr); sys.exit(3)")
     for text in ("", "text", "[1]", "{}", '{"a": "b"}', "true"):

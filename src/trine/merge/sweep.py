@@ -16,7 +16,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,7 +189,8 @@ class _Run:
         write_file(recipe, json.dumps(_point_into(part, point, self.source), indent=1) + "\n")
         if not model.exists():
             self.merge(recipe, model)
-        scores = score(self.config.score, model, self.out / f"{number:04}.log")
+        wanted = {*self.config.goals, *(self.config.objective or {})}
+        scores = score(self.config.score, model, self.out / f"{number:04}.log", wanted)
         return Trial(number, point, scores, round(time.monotonic() - began, 1), part.name)
 
 
@@ -204,9 +205,10 @@ def _shown(scores: dict[str, float | None]) -> str:
     return "".join(f"  {name} {'–' if one is None else f'{one:.4g}'}" for name, one in scores.items())
 
 
-def score(command: str, model: Path, log: Path) -> dict[str, float | None]:
+def score(command: str, model: Path, log: Path, wanted: Collection[str] = ()) -> dict[str, float | None]:
     """Run the score command on a model, without a shell; the scores of the last line it prints.
 
+    Of a record with more in it than numbers, such as a verb's --json, the `wanted` ones, by their dotted names.
     Raises TrineError when it cannot be run, fails, or prints neither a number nor an object of numbers.
     """
     words = [word.replace("{model}", str(model)) for word in shlex.split(command)]
@@ -227,10 +229,19 @@ def score(command: str, model: Path, log: Path) -> dict[str, float | None]:
     except ValueError:
         found = None
     scores: dict[Any, Any] = found if isinstance(found, dict) else {"score": found}
+    if any(isinstance(one, dict) for one in scores.values()):
+        scores = {name: one for name in wanted if (one := _at(scores, name.split("."))) is not None}
     if not scores or any(isinstance(one, bool) or not isinstance(one, int | float) for one in scores.values()):
         expected = 'a number or {"name": number, ...} as the last line'
         raise TrineError(f"score: expected {expected}, got {line!r} from: {shown}")
     return {str(name): float(one) if math.isfinite(one) else None for name, one in scores.items()}
+
+
+def _at(record: Any, keys: Sequence[str]) -> Any:
+    """What a path of keys leads to; None where it leads nowhere."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
 
 
 def table(parts: list[_Part], trials: list[Trial]) -> dict[str, Any]:
