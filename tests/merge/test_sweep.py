@@ -219,3 +219,29 @@ def test_other_merge_configs_share_the_table(place: Path) -> None:
     others = ({"config": "a.yaml", "vary": ({"at": "x", "values": (1.0,)},)},)
     with pytest.raises(ValueError, match="cma searches one merge config"):
         SweepConfig.model_validate(CMA | {"others": others})
+
+
+@pytest.mark.parametrize(
+    ("limit", "merge", "why"),
+    [(0.5, 3, "best near of 4 merges"), (4.0, 5, "best near of 6 merges"), (-0.9, 0, "no merge is within the limits")],
+)
+def test_the_chosen_merge_is_the_best_within_the_limits(place: Path, limit: float, merge: int, why: str) -> None:
+    (place / "start").mkdir()
+    (place / "start" / "m").write_text('{"parameters": {"weight": 0.3}, "models": [{}, {"x": 1}]}')
+    with (place / "sweep.yaml").open("a") as file:
+        file.write(f"baseline: {place}/start\nchoose: {{best: near, loss_limits: {{far: {limit}}}}}\n")
+    record, _ = made(place, "out")
+    assert record["baseline"]["scores"] == {"near": 0.3, "far": 0.3}
+    assert record["chosen"]["merge"] == merge
+    assert record["chosen"]["why"].startswith(why)
+    assert (place / "out" / "chosen.yaml").read_text() == (place / "out" / f"{merge:04}.yaml").read_text()
+    (place / "start" / "m").unlink()
+    assert made(place, "out") == (record, [])
+
+
+def test_a_choice_needs_a_baseline_and_goals() -> None:
+    choice = {"best": "score", "loss_limits": {"other": 0.1}}
+    with pytest.raises(ValueError, match="a baseline, which is missing"):
+        SweepConfig.model_validate(CMA | {"choose": choice})
+    with pytest.raises(ValueError, match="'other' is not among the goals"):
+        SweepConfig.model_validate(CMA | {"choose": choice, "baseline": "m"})

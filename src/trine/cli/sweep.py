@@ -12,7 +12,7 @@ from trine.cli.merge import planned
 from trine.cli.result import Shown
 from trine.merge.align import align_experts
 from trine.merge.engine import Options, merge
-from trine.merge.sweep import ALIGNMENT, TABLE, sweep
+from trine.merge.sweep import ALIGNMENT, CHOSEN, TABLE, sweep
 from trine.report.sweep import write_sweep
 
 
@@ -53,4 +53,7 @@ def _text(record: dict[str, Any], out: Path, page: Path) -> str:
         scores = "  ".join(f"{name} {value:.4g}" for name, value in one["scores"].items() if value is not None)
         values = "  ".join(f"{name}={value:.4g}" for name, value in one["values"].items())
         lines.append(f"pareto   {out / one['recipe']}: {scores}  ({values})")
+    if "chosen" in record:
+        chosen = record["chosen"]
+        lines.append(f"chosen   merge {chosen['merge']}, kept as {out / CHOSEN}: {chosen['why']}")
     return "\n".join(lines)

@@ -26,11 +26,12 @@ from trine.config.overrides import override
 from trine.config.yaml import read_yaml
 from trine.errors import BadInput, TrineError
 from trine.manifest import digest_of, write_file
+from trine.merge.choice import choose
 from trine.merge.search import Point, search
 from trine.merge.sweep_config import SweepConfig
 from trine.progress import Progress, silent
 
-JOURNAL, TABLE, ALIGNMENT = "sweep.jsonl", "pareto.json", "alignment.json"
+JOURNAL, TABLE, ALIGNMENT, CHOSEN = "sweep.jsonl", "pareto.json", "alignment.json", "chosen.yaml"
 
 Merge = Callable[[Path, Path], None]
 """Merge by a recipe (first path) into a new folder (second path)."""
@@ -81,6 +82,8 @@ def sweep(
         except StopIteration:
             pass
     record = table(parts, run.trials)
+    if config.baseline is not None:
+        record |= _compared(run, record, config)
     write_file(out / TABLE, json.dumps(record, indent=1) + "\n")
     return record
 
@@ -183,14 +186,25 @@ class _Run:
         self.progress(number + 1, self.total, f"sweep: merges{_shown(found.scores)}")
         return found
 
+    def baseline(self, model: str) -> dict[str, float | None]:
+        """The scores of a model that is no merge, scored once."""
+        path = self.out / "baseline.json"
+        if not path.exists():
+            found = score(self.config.score, Path(model), self.out / "baseline.log", self._wanted)
+            write_file(path, json.dumps(found) + "\n")
+        return json.loads(path.read_bytes())
+
+    @property
+    def _wanted(self) -> set[str]:
+        return {*self.config.goals, *(self.config.objective or {})}
+
     def _make(self, part: _Part, number: int, point: Point, model: Path) -> Trial:
         began = time.monotonic()
         recipe = self.out / f"{number:04}.yaml"
         write_file(recipe, json.dumps(_point_into(part, point, self.source), indent=1) + "\n")
         if not model.exists():
             self.merge(recipe, model)
-        wanted = {*self.config.goals, *(self.config.objective or {})}
-        scores = score(self.config.score, model, self.out / f"{number:04}.log", wanted)
+        scores = score(self.config.score, model, self.out / f"{number:04}.log", self._wanted)
         return Trial(number, point, scores, round(time.monotonic() - began, 1), part.name)
 
 
@@ -235,6 +249,19 @@ def score(command: str, model: Path, log: Path, wanted: Collection[str] = ()) ->
         expected = 'a number or {"name": number, ...} as the last line'
         raise TrineError(f"score: expected {expected}, got {line!r} from: {shown}")
     return {str(name): float(one) if math.isfinite(one) else None for name, one in scores.items()}
+
+
+def _compared(run: _Run, record: dict[str, Any], config: SweepConfig) -> dict[str, Any]:
+    """The baseline's scores, and the merge that is chosen against them, whose recipe is kept."""
+    assert config.baseline is not None
+    scores = run.baseline(config.baseline)
+    found: dict[str, Any] = {"baseline": {"model": config.baseline, "scores": scores}}
+    if config.choose is not None:
+        number, why = choose(record["merges"], scores, config.goals, config.choose)
+        found["chosen"] = {"merge": number, "why": why}
+        if number is not None:
+            write_file(run.out / CHOSEN, (run.out / f"{number:04}.yaml").read_bytes())
+    return found
 
 
 def _at(record: Any, keys: Sequence[str]) -> Any:

@@ -45,6 +45,15 @@ class Other(Frozen):
     """The numbers of it that are varied."""
 
 
+class Choice(Frozen):
+    """Which merge is chosen."""
+
+    best: Name
+    """The goal that the chosen merge is best in."""
+    loss_limits: Annotated[dict[str, float], Field(min_length=1)]
+    """Other goals, and how much worse than the baseline each may be, as a share of the baseline's (0.01: 1 %)."""
+
+
 class SweepConfig(Frozen):
     """The whole file."""
 
@@ -58,6 +67,10 @@ class SweepConfig(Frozen):
     """Every combination of `values`, or CMA-ES within `low` and `high`."""
     goals: Annotated[dict[str, Literal["max", "min"]], Field(min_length=1)] = Field({"score": "max"})
     """Scores that make a merge better, for the Pareto table; a bare number is called `score`."""
+    baseline: Name | None = None
+    """A model that is scored too, for comparison; relative to the working folder, as the models of a merge are."""
+    choose: Choice | None = None
+    """Needs a baseline: the recipe of the chosen merge is kept as chosen.yaml."""
     objective: dict[str, float] | None = None
     """cma: weights of the scores in the sum that is made large; 1 for a goal of max and -1 for min when left out."""
     evaluations: Annotated[Count, Field(ge=1)] = 40
@@ -83,6 +96,12 @@ class SweepConfig(Frozen):
                     raise ValueError(f"vary: '{one.name}' needs low and high, low below high, for cma")
                 if not one.low <= (one.low if one.start is None else one.start) <= one.high:
                     raise ValueError(f"vary: start of '{one.name}' lies outside low and high")
+        if self.choose is not None:
+            if self.baseline is None:
+                raise ValueError("choose: compares with a baseline, which is missing")
+            for name in (self.choose.best, *self.choose.loss_limits):
+                if name not in self.goals:
+                    raise ValueError(f"choose: '{name}' is not among the goals ({', '.join(self.goals)})")
         if "{model}" not in self.score:
             raise ValueError("score: has no {model}, which stands for the folder to score")
         return self

@@ -13,8 +13,9 @@ function scatter(parent, across, up) {
   const tip = add(plot, "div", null, "tip");
   tip.hidden = true;
   const points = data.merges.filter(whole);
+  const compared = data.baseline && whole(data.baseline) ? [data.baseline] : [];
   const ends = (name) => {
-    const all = points.map((one) => one.scores[name]), low = Math.min(...all), high = Math.max(...all);
+    const all = [...points, ...compared].map((one) => one.scores[name]), low = Math.min(...all), high = Math.max(...all);
     const room = (high - low) * 0.06 || Math.abs(high) * 0.06 || 1;
     return [low - room, high + room];
   };
@@ -41,6 +42,11 @@ function scatter(parent, across, up) {
     dot.addEventListener("pointerleave", hide);
     dot.addEventListener("blur", hide);
   }
+  for (const one of compared) {
+    const [x, y] = [toX(one.scores[across]), toY(one.scores[up])];
+    draw(svg, "path", { class: "curve s4", d: `M${x - 6},${y}H${x + 6}M${x},${y - 6}V${y + 6}` });
+    draw(svg, "text", { x: x + 9, y: y - 6 }, one.model);
+  }
   if (!several) return;
   const legend = add(card, "div", null, "legend");
   configs.forEach((name, i) => {
@@ -59,6 +65,7 @@ function rows(merges) {
 
 add(page, "h1", data.name);
 add(page, "p", `trine sweep: ${count(data.merges.length)} merges by ${data.search}, ${count(onFront.length)} of them beaten by no other.`, "soft");
+if (data.chosen) add(page, "p", `Chosen: merge ${data.chosen.merge === null ? "none" : data.chosen.merge}, ${data.chosen.why}.`);
 if (data.merges.some(whole)) {
   if (names.length > 1) add(page, "h2", "Pareto front");
   for (const up of names.slice(1)) scatter(page, names[0], up);
