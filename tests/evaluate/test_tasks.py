@@ -144,3 +144,13 @@ def test_everything_missing_is_named_at_once(tmp_path: Path) -> None:
     assert "no choices.jsonl below" in text
     with pytest.raises(BadInput, match="asked for twice"):
         make_tasks(["notes", "notes"], Where(tmp_path))
+
+
+def test_a_task_may_have_a_name_of_its_own(tmp_path: Path) -> None:
+    library = write_library(tmp_path / "library")
+    first, second = make_tasks((f"{library}/plays:as=plays", f"{library}:as=all,limit=2"), Where())
+    assert (first.name, second.name) == ("plays", "all")
+    with pytest.raises(BadInput, match="expected letters, digits"):
+        make_tasks((f"{library}:as=a/b",), Where())
+    with pytest.raises(BadInput, match="task 'same' is asked for twice"):
+        make_tasks((f"{library}/plays:as=same", f"{library}/prose:as=same"), Where())

@@ -53,12 +53,13 @@ class Spec:
     """A task as asked for: a name or path, and options."""
 
     text: str
+    """As it was written, or the name that the option `as` gives it: what the task is called in results."""
     name: str
     options: dict[str, str] = field(default_factory=dict)
 
 
 def parse_spec(text: str) -> Spec:
-    """`NAME` or `NAME:key=value,key=value`. Raises BadInput."""
+    """`NAME` or `NAME:key=value,key=value`; `as=WORD` is what results call it. Raises BadInput."""
     found = _OPTIONS.match(text)
     if not found:
         return Spec(text, text)
@@ -68,7 +69,10 @@ def parse_spec(text: str) -> Spec:
         if not sign or not value or key in options:
             raise BadInput(f"task '{text}': '{pair}' is not key=value with a key of its own")
         options[key] = value
-    return Spec(text, found["name"], options)
+    called = options.pop("as", text)
+    if called != text and not re.fullmatch(r"[A-Za-z0-9_-]+", called):
+        raise BadInput(f"task '{text}': as={called}; expected letters, digits, - and _")
+    return Spec(called, found["name"], options)
 
 
 def expand(words: tuple[str, ...]) -> list[Spec]:

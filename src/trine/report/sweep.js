@@ -45,7 +45,8 @@ function scatter(parent, across, up) {
   for (const one of compared) {
     const [x, y] = [toX(one.scores[across]), toY(one.scores[up])];
     draw(svg, "path", { class: "curve s4", d: `M${x - 6},${y}H${x + 6}M${x},${y - 6}V${y + 6}` });
-    draw(svg, "text", { x: x + 9, y: y - 6 }, one.model);
+    const end = x > width / 2;
+    draw(svg, "text", { x: end ? x - 9 : x + 9, y: y - 6, "text-anchor": end ? "end" : "start" }, one.model);
   }
   if (!several) return;
   const legend = add(card, "div", null, "legend");
