@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help quickstart books test lint bench soak studies clean
+.PHONY: help quickstart books test lint bench soak studies spectrum clean
 
 help:
 	@echo "make quickstart  text to trained model on this machine, about five minutes (ARGS='--corpus DIR' for your text)"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench       speed tables       make soak   the long fault proofs"
 	@echo "make studies     the claims of recipes/studies put to the test, a night on two cores; again goes on"
 	@echo "                 (runs kept in docs/evidence/runs count as finished)"
+	@echo "make spectrum    full, Spectrum, LoRA and controls compared, a night on two cores in the background; again goes on"
 
 quickstart: $(VENV)/.ready
 	$(BIN)/trine run recipes/quickstart.yaml $(ARGS)
@@ -40,6 +41,10 @@ soak: $(VENV)/.ready-dev
 studies: $(VENV)/.ready
 	$(BIN)/trine study $(addprefix recipes/studies/,balancing.yaml muon.yaml rsdb.yaml architecture.yaml) \
 		--evidence docs/evidence.md $(ARGS)
+
+spectrum: $(VENV)/.ready
+	$(BIN)/python -m pip install -q -e '.[lora]'
+	$(BIN)/trine spectrum study recipes/studies/spectrum.yaml --evidence docs/spectrum-study.md --background $(ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

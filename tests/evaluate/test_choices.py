@@ -13,7 +13,7 @@ from tests.model.shapes import small_config, small_model
 from tests.tokens import write_tokens
 from trine.data.shards import TokenShards
 from trine.errors import BadInput
-from trine.evaluate.choices import Question, choice_accuracy, questions
+from trine.evaluate.choices import Question, choice_accuracy, passages, questions
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,23 @@ def test_what_holds_no_answers_is_refused(tmp_path: Path, shards: TokenShards) -
         questions(shards.sets["heldout"], 200, 10, seed=0, wrong=499)
     with pytest.raises(BadInput, match="no questions"):
         choice_accuracy(small_model(), [], shards.token_bytes, chunk=8)
+
+
+def test_passages_follow_their_prompts_and_wrong_ones_come_from_elsewhere_in_the_text(tmp_path: Path) -> None:
+    held = TokenShards(write_tokens(tmp_path / "tokens")).sets["train"]
+    texts = [held.read(i, 0, int(n)).astype(np.int64).tobytes() for i, n in enumerate(held.lengths)]
+    asked = passages(held, 64, 1000, seed=0)
+    assert len(asked) > 20
+    for one in asked:
+        assert (len(one.prompt), [len(answer) for answer in one.answers]) == (16, [8] * 4)
+        assert len({answer.tobytes() for answer in one.answers}) == 4
+        right = one.prompt.tobytes() + one.answers[0].tobytes()
+        text = next(text for text in texts if right in text)
+        before, after = text.split(right, 1)
+        assert all(answer.tobytes() in before or answer.tobytes() in after for answer in one.answers[1:])
+    few, other = passages(held, 64, 5, seed=0), passages(held, 64, 5, seed=1)
+    assert len(few) == 5
+    assert all(any(one.prompt.tobytes() == two.prompt.tobytes() for two in asked) for one in few)
+    assert [one.prompt.tobytes() for one in few] != [one.prompt.tobytes() for one in other]
+    with pytest.raises(BadInput, match="no held-out text is long enough for 4 passages of 64"):
+        passages(held, 512, 5, seed=0)

@@ -81,3 +81,21 @@ def test_a_field_that_came_later_is_no_difference_but_a_default_that_changed_is(
         path.with_name(f"x-{path.name}").write_text(json.dumps(kept))
         path.unlink()
     assert [one.result() is not None for one in program.runs()] == [known, known]
+
+
+def test_words_stand_for_the_files_that_a_run_reads(tmp_path: Path) -> None:
+    kept, study = tmp_path / "kept", write_study(tmp_path, PLAIN)
+    programs = []
+    for name in ("one.yaml", "two.yaml", "other.yaml"):
+        path = str(tmp_path / name)
+        words = {path: "best-half"} if name != "other.yaml" else {path: "worst-half"}
+        programs.append(Program([study], tmp_path / name, kept=kept, options=["--train.only", path], words=words))
+    for spec in programs[0].runs():
+        finish(spec, 2.25)
+        spec.keep()
+    assert [[spec.result() is not None for spec in one.runs()] for one in programs] == [
+        [True] * 2,
+        [True] * 2,
+        [False] * 2,
+    ]
+    assert json.loads(next(iter(kept.iterdir())).read_text())["config"]["train"]["only"] == "best-half"

@@ -195,3 +195,18 @@ def test_the_four_studies_are_of_the_promised_size(tmp_path: Path, monkeypatch: 
         assert len(study.seeds) == 3
         grids = [arm.learning_rate for arm in study.arms if arm.learning_rate_of is None]
         assert all(grid is not None and len(grid.values) == 4 for grid in grids)
+
+
+def test_a_seed_in_a_text_and_one_set_to_choose_rates_by(tmp_path: Path) -> None:
+    text = STUDY.replace("train.balance.update: sign", 'train.only: "drawn-{seed}.yaml"')
+    path = write_study(tmp_path, text.replace("seeds: [0, 1]", "seeds: [0, 1]\nheld_out: texts"))
+    made = Program([path], tmp_path / "out")
+    runs = {one.title: one.loaded.config.train for one in made.runs(presume=True)}
+    assert [getattr(runs[f"sign-0.02-seed{one}"], "only", None) for one in (0, 1)] == ["drawn-0.yaml", "drawn-1.yaml"]
+    for spec in made.runs():
+        if spec.title.startswith("muon"):
+            finish(spec, 3 - rate(spec))
+            path = spec.folder / "result.json"
+            scores = {"texts": abs(rate(spec) - 0.02), "other": 0.0}
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"scores": scores}))
+    assert made.arm("tiny", "muon").rate == 0.02

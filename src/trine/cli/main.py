@@ -81,11 +81,12 @@ def make_app(verb: str | None = None) -> App:
     app.command(tokens)
     spectrum = App(
         name="spectrum",
-        help="`spectrum scan`, `select`, `gradients`: the matrices that stand out of the noise.",
+        help="`spectrum scan`, `select`, `gradients`, `study`: the matrices that stand out of the noise.",
         sort_key=9,
     )
     for name in ("scan", "select", "gradients"):
         spectrum.command(f"trine.cli.spectrum:{name}", name=name)
+    spectrum.command("trine.cli.spectrum_study:study", name="study")
     app.command(spectrum)
     edgar = App(
         name="edgar",

@@ -54,7 +54,7 @@ def study(
     made: dict[str, object] = {"out": str(out), "evidence": str(page)}
     if not report:
         with watching() as watch:
-            made |= run_program(program, jobs or _jobs(program), watch)
+            made |= run_program(program, jobs or jobs_for(program), watch)
     page.parent.mkdir(parents=True, exist_ok=True)
     found = write_evidence(program, page)
     findings = [one for some in found.values() for one in some]
@@ -75,7 +75,8 @@ def _split(words: tuple[str, ...]) -> tuple[list[Path], list[str]]:
     return [Path(word) for word in words[:first]], list(words[first:])
 
 
-def _jobs(program: Program) -> int:
+def jobs_for(program: Program) -> int:
+    """Runs at a time that the cores of this process have room for."""
     cores = len(os.sched_getaffinity(0))
     train = program.runs(presume=True)[0].loaded.config.train
     return max(1, cores // ((train.threads if train else None) or cores))

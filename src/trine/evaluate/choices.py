@@ -1,7 +1,8 @@
-"""Multiple choice by log-likelihood: whether a model finds a question's answer likelier than those to other questions.
+"""Multiple choice by log-likelihood: whether a model finds the right answer likelier than wrong ones.
 
 Questions are held-out conversations: what comes before the first answer, that answer, and answers of other
-conversations of the same source. Chance is one in as many as there are to choose from.
+conversations of the same source. Of plain text they are places: a passage, the one that follows, and others of the same
+text. Chance is one in as many as there are to choose from.
 """
 
 from __future__ import annotations
@@ -76,6 +77,50 @@ def questions(held: TokenSet, length: int, most: int, seed: int, wrong: int = 3)
     return [question for _, question in sorted(made, key=lambda one: one[0])[:most]]
 
 
+def passages(held: TokenSet, length: int, most: int, seed: int, wrong: int = 3) -> list[Question]:
+    """Up to `most` places of a set of plain text, drawn by `seed`: what stands there, what follows, and `wrong` other
+    passages of the same text, of `length` / 4, and `length` / 8 tokens each.
+
+    Raises BadInput where no text is long enough.
+    """
+    size = max(1, length // 8)
+    prompt = 2 * size
+    places = [
+        (document, begin)
+        for document, tokens in enumerate(held.lengths)
+        for begin in range(0, int(tokens) - prompt - size + 1, prompt + size)
+    ]
+    made: list[tuple[int, int, Question]] = []
+    for place in np.random.default_rng([_PURPOSE, seed]).permutation(len(places)):
+        document, begin = places[place]
+        end = begin + prompt
+        right = held.read(document, end, end + size).astype(np.int64)
+        others = _elsewhere(held, document, (begin, end + size), right, wrong, seed)
+        if len(made) < most and len(others) == wrong:
+            before = held.read(document, begin, end).astype(np.int64)
+            made.append((document, begin, Question(before, (right, *others))))
+    if not made:
+        raise BadInput(f"no held-out text is long enough for {1 + wrong} passages of {size} tokens to choose from")
+    return [question for _, _, question in sorted(made, key=lambda one: one[:2])]
+
+
+def _elsewhere(
+    held: TokenSet, document: int, taken: tuple[int, int], right: np.ndarray, count: int, seed: int
+) -> list[np.ndarray]:
+    """Up to `count` passages as long as `right` from outside of `taken`, each another text."""
+    size, found = len(right), dict[bytes, np.ndarray]()
+    begins = [
+        at for at in range(0, int(held.lengths[document]) - size + 1, size) if not taken[0] - size < at < taken[1]
+    ]
+    for at in np.random.default_rng([_PURPOSE, seed, document, taken[0]]).permutation(len(begins)):
+        if len(found) == count:
+            break
+        other = held.read(document, begins[at], begins[at] + size).astype(np.int64)
+        if other.tobytes() != right.tobytes():
+            found.setdefault(other.tobytes(), other)
+    return list(found.values())
+
+
 def _first_answer(held: TokenSet, document: int) -> tuple[np.ndarray, np.ndarray]:
     """What comes before the first run of trained tokens, and that run."""
     length = int(held.lengths[document])
@@ -94,7 +139,7 @@ def choice_accuracy(
     `rows` question-answer pairs are read at a time, `chunk` positions have their logits. Raises BadInput for none.
     """
     if not asked:
-        raise BadInput("no questions to score; the held-out conversations are too few or too long")
+        raise BadInput("no questions to score; what is held out is too little or too long")
     pairs = [(one.prompt, answer) for one in asked for answer in one.answers]
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
     scores = np.empty(len(pairs))

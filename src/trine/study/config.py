@@ -47,7 +47,8 @@ class ArmConfig(Frozen):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)
     changes: dict[str, Scalar] = Field(default_factory=dict)
-    """Dotted config keys of the sections model, optim and train, and the values this arm gives them."""
+    """Dotted config keys of the sections model, optim and train, and the values this arm gives them; in a text, the
+    run's seed stands for `{seed}`."""
     learning_rate: GridConfig | None = None
     """The learning rates it is tuned over. Default: the base's, or that of `learning_rate_of`."""
     learning_rate_of: str | None = None
@@ -95,6 +96,8 @@ class StudyConfig(Frozen):
     base: str
     """The recipe that every arm changes, relative to this file."""
     seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1)
+    held_out: str | None = None
+    """The set whose bits per byte choose learning rates. Default: the mean over all."""
     arms: tuple[ArmConfig, ...] = Field(min_length=1)
     claims: tuple[ClaimConfig, ...] = ()
     measures: tuple[MeasureName, ...] = Field(min_length=1)

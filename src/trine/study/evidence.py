@@ -19,7 +19,7 @@ from trine.model.flops import count_parameters
 from trine.study.config import ClaimConfig, StudyConfig
 from trine.study.kept import records
 from trine.study.measures import MEASURES, Trained, bias_change, compare, held_out
-from trine.study.plan import ArmPlan, Program, RunSpec
+from trine.study.plan import ArmPlan, Program, RunSpec, score
 from trine.study.statistics import Interval, paired_interval
 from trine.study.svg import Curve, line_chart
 from trine.train.setup import resolve_vocabulary
@@ -195,15 +195,16 @@ def _learning_rates(program: Program, study: str) -> str:
     for arm in program.studies[study].arms:
         plan = program.arm(study, arm.name)
         if plan.grid:
-            tried = [_tried(rate, spec, plan) for rate, spec in plan.grid.items()]
+            held = program.studies[study].held_out
+            tried = [_tried(rate, spec, plan, held) for rate, spec in plan.grid.items()]
             edge = " The best lies at the grid's end: a better one may lie beyond." if plan.at_edge else ""
             lines.append(f"- `{arm.name}`: {', '.join(tried)}.{edge}")
     return "Learning rates tried, with held-out bits per byte:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
-def _tried(rate: float, spec: RunSpec, plan: ArmPlan) -> str:
+def _tried(rate: float, spec: RunSpec, plan: ArmPlan, held_out: str | None) -> str:
     result = spec.result()
-    bits = "to come" if result is None else "diverged" if result["diverged"] else f"{result['bits_per_byte']:.4f}"
+    bits = "to come" if result is None else "diverged" if result["diverged"] else f"{score(result, held_out):.4f}"
     return f"**{rate:g}: {bits}**" if rate == plan.rate else f"{rate:g}: {bits}"
 
 

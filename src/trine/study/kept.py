@@ -2,13 +2,14 @@
 
 A kept run is known by what its config says other than the defaults (a field that a later version adds changes nothing)
 and by its tokens, not by folders: it counts as finished in any checkout, and a page can be made of kept runs alone,
-where there is neither data nor run folder.
+where there is neither data nor run folder. Where a run reads other files, words stand for their paths.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,18 @@ _COLUMNS = ("step", "tokens", "loss", "grad_norm", "batch_het", "max_vio")
 class KeptRun:
     """A run as it is or will be kept: one JSON file with what was trained on what, its result, a column per measure."""
 
-    def __init__(self, folder: Path, title: str, config: Config) -> None:
+    def __init__(self, folder: Path, title: str, config: Config, words: Mapping[str, str]) -> None:
+        """`words` stand for the paths that `train.init_from`, `train.only` and `train.tokens` name."""
         assert config.train is not None
         assert config.train.tokens is not None
         self._folder, self._title, self._tokens = folder, title, Path(config.train.tokens)
-        self._said = _without_tokens(config.model_dump(mode="json", exclude={"inputs"}))
+        read = {"init_from": config.train.init_from, "only": config.train.only}
+        said = {name: words.get(path, path) for name, path in read.items() if path is not None}
+        word = words.get(config.train.tokens)
+        config = config.model_copy(update={"train": config.train.model_copy(update=said)})
+        self._said = _with_tokens(config.model_dump(mode="json", exclude={"inputs"}), word)
         other = config.model_dump(mode="json", exclude={"inputs"}, exclude_defaults=True)
-        self._identity = digest_of(_without_tokens(other))[:8]
+        self._identity = digest_of(_with_tokens(other, word))[:8]
 
     def find(self) -> dict[str, Any] | None:
         """What is kept of the run; None without. Where its tokens are absent, those of the kept run are taken to be
@@ -80,8 +86,10 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _without_tokens(values: dict[str, Any]) -> dict[str, Any]:
-    return values | {"train": {key: value for key, value in values["train"].items() if key != "tokens"}}
+def _with_tokens(values: dict[str, Any], word: str | None) -> dict[str, Any]:
+    """`values` with the word for the tokens' folder, or with none."""
+    train = {key: value for key, value in values["train"].items() if key != "tokens"}
+    return values | {"train": train if word is None else train | {"tokens": word}}
 
 
 def _agrees(kept: Any, now: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,8 @@ class RunSpec:
     """The folder of all runs."""
     kept: Path
     """The folder of kept runs."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What stands for the paths of files that the run reads, where it is kept."""
 
     @property
     def folder(self) -> Path:
@@ -76,7 +78,7 @@ class RunSpec:
 
     @cached_property
     def _kept(self) -> KeptRun:
-        return KeptRun(self.kept, self.title, self.loaded.config)
+        return KeptRun(self.kept, self.title, self.loaded.config, self.words)
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,10 @@ class Program:
         options: Sequence[str] = (),
         scale: float = 1.0,
         arm: str | None = None,
+        words: Mapping[str, str] | None = None,
     ) -> None:
-        """Reads every study and its base; `kept` is the folder of finished runs (default: OUT/evidence/runs).
+        """Reads every study and its base; `kept` is the folder of finished runs (default: OUT/evidence/runs), `words`
+        stand for paths there.
 
         Raises BadInput with all that is wrong in a file, or for an unknown arm.
         """
@@ -128,7 +132,7 @@ class Program:
         self._bases = {
             path.stem: path.parent / study.base for path, study in zip(paths, self.studies.values(), strict=True)
         }
-        self._only = arm
+        self._only, self._words = arm, words or {}
         known = [one.name for study in self.studies.values() for one in study.arms]
         if arm is not None and arm not in known:
             raise BadInput(f"--arm {arm}: no study has such an arm (arms: {', '.join(known)}){nearest(arm, known)}")
@@ -175,7 +179,8 @@ class Program:
         while True:
             runs = {value: self.spec(study, arm, seeds[0], (grid.key, value)) for value in values}
             results = {value: spec.result() for value, spec in runs.items()}
-            done = {value: _score(result) for value, result in results.items() if result is not None}
+            held = self.studies[study].held_out
+            done = {value: score(result, held) for value, result in results.items() if result is not None}
             if len(done) < len(values):
                 if not presume:
                     return ArmPlan(grid=runs)
@@ -192,7 +197,10 @@ class Program:
 
     def spec(self, study: str, arm: ArmConfig, seed: int, rate: tuple[str, float] | None) -> RunSpec:
         """The run of an arm with a seed and a (key, learning rate)."""
-        changes = dict(arm.changes) | ({rate[0]: rate[1]} if rate else {}) | {"train.seed": seed}
+        own = {
+            key: one.replace("{seed}", str(seed)) if isinstance(one, str) else one for key, one in arm.changes.items()
+        }
+        changes = own | ({rate[0]: rate[1]} if rate else {}) | {"train.seed": seed}
         key = json.dumps([study, sorted(changes.items(), key=str)])
         if key not in self._specs:
             title = f"{arm.name}-{rate[1]:g}-seed{seed}" if rate else f"{arm.name}-seed{seed}"
@@ -200,7 +208,7 @@ class Program:
                 loaded = self._loaded(study, changes)
             except BadInput as error:
                 raise BadInput(f"study {study}, arm {arm.name}: {error}") from None
-            self._specs[key] = RunSpec(title, loaded, self.arms_folder, self.kept)
+            self._specs[key] = RunSpec(title, loaded, self.arms_folder, self.kept, self._words)
         return self._specs[key]
 
     def base(self, study: str, changes: dict[str, Any]) -> Loaded[Config]:
@@ -255,9 +263,10 @@ class Program:
         return values | {name: _times(count, self.scale) for name, count in every.items() if count is not None}
 
 
-def _score(result: dict[str, Any]) -> float:
-    bits = result["bits_per_byte"]
-    return math.inf if bits is None else bits
+def score(result: dict[str, Any], held_out: str | None) -> float:
+    """Bits per byte of a finished run on the set `held_out`, or the mean over all; infinite for one that diverged."""
+    bits = result["bits_per_byte"] if held_out is None else (result.get("scores") or {}).get(held_out)
+    return math.inf if bits is None or result["diverged"] else bits
 
 
 def _times(count: int, factor: float, multiple: int = 1) -> int:

@@ -26,7 +26,7 @@ from trine.study.plan import Program, RunSpec, reloaded
 _POLL_SECONDS = 0.3
 _REPORT_SECONDS = 10.0
 _PROBE_STEPS = 6
-_FORWARD_SHARE = 1 / 3
+FORWARD_SHARE = 1 / 3
 """Cost of evaluating a token in units of training on one: the forward pass is a third of the products."""
 
 
@@ -93,7 +93,7 @@ def work_tokens(spec: RunSpec) -> float:
     train = spec.loaded.config.train
     assert train is not None
     every = train.eval.every_steps or max(1, train.steps // 10)
-    return spec.tokens + train.steps // every * train.eval.max_tokens * _FORWARD_SHARE
+    return spec.tokens + train.steps // every * train.eval.max_tokens * FORWARD_SHARE
 
 
 def _estimate(program: Program, runs: list[RunSpec], jobs: int, watch: Watcher) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
 
 LEVEL = 0.95
@@ -34,6 +35,7 @@ def paired_interval(differences: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+@cache
 def t_quantile(probability: float, freedom: int) -> float:
     """The point below which Student's t with `freedom` degrees of freedom lies with `probability` >= 0.5."""
     low, high = 0.0, 1.0

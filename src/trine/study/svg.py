@@ -9,7 +9,7 @@ from html import escape
 
 _WIDTH, _HEIGHT = 760, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 44, 84
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette, told apart by colour-blind eyes too."""
 
 
@@ -30,25 +30,25 @@ def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve], 
     curves = [kept for curve in curves if (kept := _drawable(curve, log)).x]
     edge = [x for curve in curves for x in curve.x] or [0.0, 1.0]
     values = [y for curve in curves for y in (*curve.low, *curve.high)] or [1.0, 10.0]
-    across = _Axis(min(edge), max(edge), _LEFT, _WIDTH - _RIGHT, False)
-    up = _Axis(min(values), max(values), _HEIGHT - _BOTTOM, _TOP, log)
+    across = Axis(min(edge), max(edge), _LEFT, _WIDTH - _RIGHT, False)
+    up = Axis(min(values), max(values), _HEIGHT - _BOTTOM, _TOP, log)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
         'font-size="12">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
-        _text(_LEFT, 22, title, size=15),
+        label(_LEFT, 22, title, size=15),
         *_axes(across, up, x_label, y_label),
     ]
     for i, curve in enumerate(curves):
-        parts += _curve(curve, across, up, _COLOURS[i % len(_COLOURS)])
+        parts += _curve(curve, across, up, COLOURS[i % len(COLOURS)])
     parts += _legend([curve.name for curve in curves])
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-class _Axis:
-    """Values to pixels, linear or logarithmic."""
+class Axis:
+    """Values to pixels, linear or logarithmic, with round ticks that enclose them."""
 
-    def __init__(self, low: float, high: float, start: float, end: float, log: bool) -> None:
+    def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
         self.log, self.start, self.end = log, start, end
         if low == high:
             low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
@@ -85,25 +85,25 @@ def _drawable(curve: Curve, log: bool) -> Curve:
     return Curve(curve.name, x, y, low, high)
 
 
-def _axes(across: _Axis, up: _Axis, x_label: str, y_label: str) -> list[str]:
+def _axes(across: Axis, up: Axis, x_label: str, y_label: str) -> list[str]:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts = []
     for value in up.ticks:
         y = up.place(value)
         parts.append(f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dddddd"/>')
-        parts.append(_text(_LEFT - 8, y + 4, f"{value:.6g}", anchor="end"))
+        parts.append(label(_LEFT - 8, y + 4, f"{value:.6g}", anchor="end"))
     for value in across.ticks:
         x = across.place(value)
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 5}" stroke="#444444"/>')
-        parts.append(_text(x, bottom + 19, f"{value:.6g}", anchor="middle"))
+        parts.append(label(x, bottom + 19, f"{value:.6g}", anchor="middle"))
     parts.append(f'<line x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="#444444"/>')
-    parts.append(_text((_LEFT + right) / 2, bottom + 38, x_label, anchor="middle"))
+    parts.append(label((_LEFT + right) / 2, bottom + 38, x_label, anchor="middle"))
     middle = (_TOP + bottom) / 2
     turn = f' transform="rotate(-90 16 {middle:.1f})"'
-    return [*parts, _text(16, middle, y_label, anchor="middle", extra=turn)]
+    return [*parts, label(16, middle, y_label, anchor="middle", extra=turn)]
 
 
-def _curve(curve: Curve, across: _Axis, up: _Axis, colour: str) -> list[str]:
+def _curve(curve: Curve, across: Axis, up: Axis, colour: str) -> list[str]:
     def points(ys: Sequence[float]) -> list[str]:
         return [f"{across.place(x):.1f},{up.place(y):.1f}" for x, y in zip(curve.x, ys, strict=True)]
 
@@ -118,14 +118,15 @@ def _curve(curve: Curve, across: _Axis, up: _Axis, colour: str) -> list[str]:
 def _legend(names: Sequence[str]) -> list[str]:
     parts, x, y = [], float(_LEFT), _HEIGHT - 24
     for i, name in enumerate(names):
-        colour = _COLOURS[i % len(_COLOURS)]
+        colour = COLOURS[i % len(COLOURS)]
         parts.append(f'<line x1="{x:.0f}" x2="{x + 20:.0f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>')
-        parts.append(_text(x + 26, y + 4, name))
+        parts.append(label(x + 26, y + 4, name))
         x += 46 + 7 * len(name)
     return parts
 
 
-def _text(x: float, y: float, text: str, size: int = 12, anchor: str = "start", extra: str = "") -> str:
+def label(x: float, y: float, text: str, size: int = 12, anchor: str = "start", extra: str = "") -> str:
+    """A text element; `y` is its base line."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="#222222"{extra}>'
         f"{escape(text)}</text>"

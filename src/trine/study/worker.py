@@ -12,16 +12,20 @@ import sys
 import threading
 import time
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from trine.chain import write_json
 from trine.config.load import load_config
 from trine.errors import Diverged, TrineError
+from trine.manifest import digest_of
+from trine.model.config import ModelConfig
 from trine.recipe import Config
 from trine.report.page import write_report
+from trine.train.config import TrainConfig
 from trine.train.loop import fit
-from trine.train.metrics import Unwatched
+from trine.train.metrics import Unwatched, read_metrics
+from trine.train.setup import folder_digest
 
 _ORPHAN_SECONDS = 0.2
 
@@ -31,10 +35,12 @@ class _Session(Unwatched):
 
     def __init__(self) -> None:
         self.first = 0
+        self.trained: int | None = None
         self.environment: dict[str, str] = {}
 
     def on_start(self, info: dict[str, Any]) -> None:
         self.first = info["tokens_done"]
+        self.trained = info["trained"]
         self.environment = info["environment"]
 
     def on_event(self, text: str) -> None:
@@ -47,12 +53,12 @@ def train(folder: Path) -> None:
     A run whose loss becomes infinite has a result too: `diverged` says where, `bits_per_byte` is null.
     """
     config = load_config(Config, folder / "config.yaml").config
-    assert config.model is not None
     assert config.train is not None
     assert config.train.tokens is not None
     watch, began = _Session(), time.monotonic()
     try:
-        made = fit(config.model, config.optim, config.train, Path(config.train.tokens), folder, watch)
+        model = config.model or ModelConfig()
+        made = fit(model, config.optim, config.train, Path(config.train.tokens), folder, watch)
     except Diverged as error:
         result: dict[str, Any] = {"bits_per_byte": None, "diverged": str(error), "tokens_per_second": None}
     else:
@@ -63,8 +69,25 @@ def train(folder: Path) -> None:
             "tokens_per_second": (made["tokens"] - watch.first) / seconds,
         }
     write_report(folder)
-    write_json(folder / "result.json", result | {"environment": watch.environment})
+    result |= {"environment": watch.environment, "trained": watch.trained}
+    write_json(folder / "result.json", result | _costs(folder, config.train))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _costs(folder: Path, train: TrainConfig) -> dict[str, Any]:
+    """Peak bytes (see `train.meters`) and seconds of all steps, at the median step's speed, which neither a neighbour
+    nor a resume moves much; what the run's last record scored; which weights it began with."""
+    steps = read_metrics(folder / "metrics.jsonl")
+    if not steps:
+        return {}
+    start = None if train.init_from is None else digest_of(folder_digest(Path(train.init_from).expanduser()))[:16]
+    return {
+        "memory_bytes": max(one["memory_bytes"] for one in steps),
+        "step_seconds": median(one["seconds"] for one in steps),
+        "scores": steps[-1].get("bits_per_byte"),
+        "choices": steps[-1].get("choices"),
+        "start": start,
+    }
 
 
 def _leave_with(parent: int) -> None:

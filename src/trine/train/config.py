@@ -23,6 +23,9 @@ class EvalConfig(Frozen):
     questions: Count = Field(default=0, ge=0)
     """So many held-out conversations of each set are also asked as multiple choice: the right answer against three of
     other conversations, by log-likelihood per byte."""
+    passages: Count = Field(default=0, ge=0)
+    """So many places of each set of plain text are asked likewise: the passage that follows against three from
+    elsewhere in the same text."""
 
 
 class BadBatchConfig(Frozen):

@@ -10,17 +10,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trine.data.loader import Batch, batches, eval_batches
+from trine.data.loader import Batch, batches
 from trine.data.planned import PlannedStream
 from trine.errors import BadInput, Diverged
-from trine.evaluate.bits import bits_per_byte
-from trine.evaluate.choices import choice_accuracy
 from trine.model.afmoe import Afmoe
 from trine.model.config import ModelConfig
 from trine.model.flops import training_flops
@@ -40,11 +38,12 @@ from trine.train.checkpoint import (
     sweep_leftovers,
 )
 from trine.train.config import TrainConfig
-from trine.train.fast import compile_blocks, uncompiled, wants_compile
+from trine.train.fast import compile_blocks, wants_compile
 from trine.train.freeze import freeze, held_dtype
 from trine.train.lora import LoraFactors, seed_dropout
 from trine.train.meters import StepMeter, peak_flops
 from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers, read_metrics
+from trine.train.scoring import score
 from trine.train.setup import Plan, deterministic, locked, prepare, threads
 from trine.train.spoil import spoiled
 from trine.train.step import StepResult, train_step
@@ -115,8 +114,7 @@ class Run:
             parts = meter.seconds  # on CUDA: when the update is done
             record = self._record(step, factor, result, time.monotonic() - begun, parts, meter.memory_bytes)
             if step % self.plan.eval_every == 0 or step == steps:
-                record |= {"bits_per_byte": self._evaluate(timeline.span(step).train)} | self.plan.answers_only
-                record |= self._choices()
+                record |= score(self.model, self.plan, timeline.span(step).train)
             self._write(record)
             if step % self.plan.save_every == 0 or step == steps:
                 self._save(step)
@@ -233,37 +231,6 @@ class Run:
             }
         return record
 
-    def _evaluate(self, train: TrainConfig) -> dict[str, float]:
-        """Bits per byte by set, in sequences as long and masked as `train` says."""
-        plan, scores = self.plan, {}
-        self.model.eval()
-        for name in plan.eval_sets:
-            rows = eval_batches(
-                plan.shards.sets[name],
-                train.sequence_length,
-                train.micro_batch_sequences,
-                train.eval.max_tokens,
-                train.document_mask,
-            )
-            moved = (batch.to(plan.device) for batch in rows)
-            token_bytes = plan.shards.token_bytes.to(plan.device)
-            with uncompiled():
-                result = bits_per_byte(self.model, moved, token_bytes, train.loss_chunk_tokens)
-            scores[name] = result.bits_per_byte
-        self.model.train()
-        return scores
-
-    def _choices(self) -> dict[str, Any]:
-        """How many of the questions of each set the model answers, where some are asked."""
-        plan, found = self.plan, {}
-        self.model.eval()
-        for name, asked in plan.questions.items():
-            with uncompiled():
-                result = choice_accuracy(self.model, asked, plan.shards.token_bytes, plan.train.loss_chunk_tokens)
-            found[name] = asdict(result)
-        self.model.train()
-        return {"choices": found} if found else {}
-
     def _write(self, record: dict[str, Any]) -> None:
         self.log.write(record)
         self.observer.on_step(record)
@@ -316,6 +283,7 @@ class Run:
             "tokens_done": self.state.tokens,
             "tokens": plan.timeline.tokens(plan.train.steps),
             "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trained": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "sets": list(plan.eval_sets),
             "out": str(self.out),
             "environment": self.environment,

@@ -17,7 +17,7 @@ import torch
 
 from trine.data.shards import TokenShards
 from trine.errors import BadInput, nearest
-from trine.evaluate.choices import Question, questions
+from trine.evaluate.choices import Question, passages, questions
 from trine.manifest import MANIFEST, digest_of, read_manifest, sha256_file
 from trine.model.config import ModelConfig, padded_vocabulary
 from trine.model.shape import build, read_shape
@@ -141,12 +141,20 @@ def _eval_sets(wanted: tuple[str, ...] | None, shards: TokenShards, tokens: Path
 
 
 def _questions(train: TrainConfig, names: tuple[str, ...], shards: TokenShards) -> dict[str, list[Question]]:
-    if not train.eval.questions:
-        return {}
     chats = [name for name in names if shards.sets[name].trained is not None]
-    if not chats:
-        raise BadInput(f"train.eval.questions asks for conversations; of {', '.join(names) or 'no set'} none holds any")
-    return {name: questions(shards.sets[name], train.sequence_length, train.eval.questions, seed=0) for name in chats}
+    texts = [name for name in names if name not in chats]
+    for key, count, fit, what in (
+        ("questions", train.eval.questions, chats, "conversations; of {} none holds any"),
+        ("passages", train.eval.passages, texts, "plain text; of {} none holds any"),
+    ):
+        if count and not fit:
+            raise BadInput(f"train.eval.{key} asks for {what.format(', '.join(names) or 'no set')}")
+    length, found = train.sequence_length, dict[str, list[Question]]()
+    if train.eval.questions:
+        found |= {name: questions(shards.sets[name], length, train.eval.questions, seed=0) for name in chats}
+    if train.eval.passages:
+        found |= {name: passages(shards.sets[name], length, train.eval.passages, seed=0) for name in texts}
+    return found
 
 
 def pick_device(name: str) -> torch.device:
@@ -177,15 +185,16 @@ def _fingerprint(
         "model": model.model_dump(mode="json"),
         "optim": optim.model_dump(mode="json"),
         "train": train.model_dump(
-            mode="json", exclude=dict.fromkeys(_NO_EFFECT | _PATHS | unused, True) | {"eval": {"questions"}}
+            mode="json", exclude=dict.fromkeys(_NO_EFFECT | _PATHS | unused, True) | {"eval": {"questions", "passages"}}
         ),
         "tokens": sha256_file(tokens / MANIFEST),
-        "start": None if start is None else _folder_digest(start),
+        "start": None if start is None else folder_digest(start),
     }
     return digest_of(about if only is None else about | {"only": only.digest})
 
 
-def _folder_digest(folder: Path) -> dict[str, str]:
+def folder_digest(folder: Path) -> dict[str, str]:
+    """SHA-256 of a model folder's config and weights, by file name. Raises BadInput for another folder."""
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     if not files[0].is_file():
         raise BadInput(f"{files[0]}: missing; train.init_from expects a Hugging Face model folder")
