@@ -158,6 +158,10 @@ def test_words_are_the_same_whatever_their_case_and_punctuation() -> None:
     assert len(whole.hashes) == len(set(whole.hashes.tolist())) == 60_000
     assert whole.hashes[-1] == words_of("W59999").hashes[0]
     assert len(ngrams(whole.hashes, 13)) == 60_000 - 12
+    unbroken = words_of("日" * 100_000)
+    assert unbroken.begins[0] == 0
+    assert unbroken.ends[-1] == 300_000
+    assert all((unbroken.begins[1:] == unbroken.ends[:-1]) & (unbroken.begins[1:] % 3 == 0))
 
 
 LONG = "word " * 30

@@ -1,7 +1,7 @@
 """Paragraphs that one company repeats from filing to filing: counted first, then kept once.
 
-Enters: documents with a field for the company and one for the filing. A paragraph counts as the same up to case and
-spaces, numbers being part of it.
+Enters: documents with a field for the company and one for the filing. A paragraph counts as the same up to case,
+spaces and punctuation, numbers being part of it.
 Leaves: documents without the paragraphs that stand in at least so many filings of their company and were read before.
 
 Memory: 9 bytes per repeated paragraph, and one of `_PARTS` parts of the list of all, which lies on disk at 16 bytes per
@@ -17,16 +17,18 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trine.data.config import BoilerplateConfig
 from trine.data.document import Document, Dropped
-from trine.data.words import Hashes
+from trine.data.words import Hashes, mixed
 
 _BLANK_LINES = re.compile(r"(\n[^\S\n]*\n\s*)")
 _WRAPPED = 120
 """Characters of the longest line in text that is wrapped."""
 _PARTS = 64
 _BUFFERED = 1 << 18
+_FACTOR = np.uint64(0xD6E8FEB86659FD93)
 
 
 def paragraphs(text: str) -> list[str]:
@@ -55,7 +57,7 @@ class ParagraphCount:
 
     def __init__(self, config: BoilerplateConfig, folder: Path) -> None:
         self._config, self._folder = config, folder
-        self._rows: list[tuple[int, int]] = []
+        self._rows, self._held = list[Hashes](), 0
         folder.mkdir()
 
     def add(self, document: Document) -> None:
@@ -65,8 +67,9 @@ class ParagraphCount:
             return
         number = int.from_bytes(hashlib.blake2b(filing.encode(), digest_size=8).digest(), "little")
         _, keys = _long_paragraphs(self._config, document)
-        self._rows += [(int(key), number) for key in keys]
-        if len(self._rows) >= _BUFFERED:
+        self._rows.append(np.stack([keys, np.full(len(keys), number, np.uint64)], axis=1))
+        self._held += len(keys)
+        if self._held >= _BUFFERED:
             self._flush()
 
     def repeated(self) -> Hashes:
@@ -82,13 +85,13 @@ class ParagraphCount:
         return keys[counts >= self._config.filings]
 
     def _flush(self) -> None:
-        rows = np.array(self._rows, np.uint64).reshape(-1, 2)
+        rows = np.concatenate([np.zeros((0, 2), np.uint64), *self._rows])
         parts = rows[:, 0] >> np.uint64(58)
         for part in range(_PARTS):
             if len(chosen := rows[parts == part]):
                 with (self._folder / f"{part:02}").open("ab") as file:
                     chosen.tofile(file)
-        self._rows.clear()
+        self._rows, self._held = [], 0
 
 
 class RepeatedParagraphs:
@@ -105,11 +108,10 @@ class RepeatedParagraphs:
         pieces, keys = _long_paragraphs(self._config, document)
         places = np.minimum(np.searchsorted(self._repeated, keys), len(self._repeated) - 1)
         drop = set[int]()
-        for piece, place, key in zip(pieces, places, keys, strict=True):
-            if self._repeated[place] == key:
-                if self._seen[place]:
-                    drop.add(piece)
-                self._seen[place] = True
+        for i in np.flatnonzero(self._repeated[places] == keys):
+            if self._seen[places[i]]:
+                drop.add(int(pieces[i]))
+            self._seen[places[i]] = True
         if not drop:
             return document
         whole = paragraphs(document.text)
@@ -129,15 +131,20 @@ class RepeatedParagraphs:
         }
 
 
-def _long_paragraphs(config: BoilerplateConfig, document: Document) -> tuple[list[int], Hashes]:
-    """Which paragraphs of a document are long enough, and their keys, which hold the company."""
-    company = hashlib.blake2b(document.fields[config.company].encode(), digest_size=16).digest()
-    pieces, keys = [], []
-    for i, piece in enumerate(paragraphs(document.text)):
-        if len(piece) >= config.min_characters:
-            words = " ".join(piece.lower().split())
-            if len(words) >= config.min_characters:
-                digest = hashlib.blake2b(words.encode(), digest_size=8, key=company).digest()
-                pieces.append(i)
-                keys.append(int.from_bytes(digest, "little"))
-    return pieces, np.array(keys, np.uint64)
+def _long_paragraphs(config: BoilerplateConfig, document: Document) -> tuple[NDArray[np.int64], Hashes]:
+    """Which paragraphs of a document are long enough, and their keys: hashes of the company and the words in order."""
+    pieces = paragraphs(document.text)
+    sizes = [len(piece) for piece in pieces] if document.text.isascii() else [len(piece.encode()) for piece in pieces]
+    ends, words = np.cumsum(sizes), document.words
+    firsts = np.searchsorted(words.begins, ends - sizes)
+    counts = np.diff(np.append(firsts, len(words.hashes)))
+    chosen = np.flatnonzero((np.array(sizes) >= config.min_characters) & (counts > 0))
+    if not len(chosen):
+        return chosen, np.zeros(0, np.uint64)
+    said, held = counts > 0, int(counts.max())
+    powers = np.multiply.accumulate(np.full(held, _FACTOR, np.uint64))
+    places = np.arange(len(words.hashes)) - np.repeat(firsts, counts)
+    sums = np.zeros(len(pieces), np.uint64)
+    sums[said] = np.add.reduceat(words.hashes * powers[places], firsts[said])
+    company = hashlib.blake2b(document.fields[config.company].encode(), digest_size=8).digest()
+    return chosen, mixed(sums[chosen] + np.uint64(int.from_bytes(company, "little")))

@@ -15,7 +15,8 @@ def set_of(config: CorpusConfig, source: SourceConfig, document: Document) -> st
     for rule in config.heldout:
         if _fits(rule, document.fields.get(rule.by)):
             return rule.set
-    return "heldout" if _below(document.digest(), config.heldout_fraction) else "train"
+    fraction = config.heldout_fraction
+    return "heldout" if fraction and _below(document.digest(), fraction) else "train"
 
 
 def held_out_first(config: CorpusConfig) -> bool:

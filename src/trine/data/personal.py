@@ -21,6 +21,8 @@ from trine.data.conversations import as_json, as_text, from_json
 from trine.data.document import Document, Dropped
 
 Found = tuple[int, int, PersonalKind]
+_NUMBERS = ((3, 3, 4), (3, 2, 4), (4, 4, 4, 4), (4, 6, 5), (15,), (16,))
+"""Digits of the groups of phone, social security and card numbers."""
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24}(?![\w-])")
 _US_PHONE = re.compile(
     r"(?:\+?1[-. ]?)?(?:\([2-9]\d\d\)[ \u00a0]?[-–]?[ \u00a0]?|[2-9]\d\d(?P<sep>[-.]))"
@@ -118,20 +120,23 @@ def _suspicious(document: Document) -> list[tuple[int, int]]:
     and first characters are those of a phone, social security, card or IBAN number."""
     text = document.text.encode()
     data, words = np.frombuffer(text + b"\0\0\0\0", np.uint8), document.words
-    begins, lengths = words.begins, np.append(words.ends - words.begins, [0, 0, 0])
-    first, digits = data[begins], np.append((data[begins] - 48 < 10) & (data[words.ends - 1] - 48 < 10), [False] * 3)
-
-    def row(*sizes: int) -> NDArray[np.bool_]:
-        """Words that begin numbers of these lengths in a row."""
-        each = [digits[i : i + len(first)] & (lengths[i : i + len(first)] == size) for i, size in enumerate(sizes)]
-        return np.logical_and.reduce(each)
-
-    one, two = lengths[: len(first)], lengths[1 : len(first) + 1]
-    country = (first - 65 < 26) & (data[begins + 1] - 65 < 26) & (data[begins + 2] - 48 < 10) & (one != 3)
-    found = row(3, 3, 4) | row(3, 2, 4) | row(4, 4, 4, 4) | row(4, 6, 5) | row(15) | row(16)
-    found |= country & ((one >= 15) | ((one == 4) & (two == 4)))
-    found |= digits[: len(first)] & (begins > 0) & (data[begins - 1] == ord("+"))
-    places = np.union1d(begins[found], np.flatnonzero(data == ord("@")))
+    if not len(words.begins):
+        return []
+    digit = (data[words.begins] - 48 < 10) & (data[words.ends - 1] - 48 < 10)
+    numbers = np.flatnonzero(digit)
+    lengths = np.append(words.ends - words.begins, [0, 0, 0])
+    found = list[NDArray[np.int64]]()
+    for sizes in _NUMBERS:
+        chosen = numbers
+        for i, size in enumerate(sizes):
+            chosen = chosen[lengths[chosen + i] == size]
+        found.append(words.begins[chosen])
+    begins = words.begins[numbers]
+    found.append(begins[(begins > 0) & (data[begins - 1] == ord("+"))])
+    named = words.begins[(lengths[:-3] >= 15) | ((lengths[:-3] == 4) & (lengths[1:-2] == 4))]
+    country = (data[named] - 65 < 26) & (data[named + 1] - 65 < 26) & (data[named + 2] - 48 < 10)
+    found += [named[country], np.flatnonzero(data == ord("@"))]
+    places = np.unique(np.concatenate(found))
     lines: list[tuple[int, int]] = []
     for place in places.tolist():
         if not lines or place >= lines[-1][1]:

@@ -33,12 +33,19 @@ _FUNCTION_WORDS = {
 _SYMBOLS = np.zeros(256, bool)
 _SYMBOLS[np.frombuffer(b"@#&*+<>^[]\\{}~`!?;", np.uint8)] = True
 """Characters that prose and financial figures have few of; encoded attachments are a fifth of them."""
+_BITS = 16
+_LAST = np.uint64((1 << _BITS) - 1)
+_CLEAR = 0.15
+"""Share of function words of one language that no text in another has."""
 _LETTER = np.array([chr(b).isalpha() if b < 128 else True for b in range(256)])
 
 
-def function_words(language: str) -> NDArray[np.uint64]:
-    """Hashes of a language's most frequent function words, in order."""
-    return np.sort(words_of(_FUNCTION_WORDS[language]).hashes)
+def function_words(language: str) -> NDArray[np.bool_]:
+    """A table that is true at the last bits of the hashes of a language's most frequent function words; a word that is
+    none is taken for one with a chance of 0.0004."""
+    table = np.zeros(1 << _BITS, bool)
+    table[words_of(_FUNCTION_WORDS[language]).hashes & _LAST] = True
+    return table
 
 
 class Quality:
@@ -79,9 +86,13 @@ class Quality:
         wanted = self._config.language
         if wanted is None:
             return document
-        shares = {name: float(np.isin(hashes, known).mean()) for name, known in self._known.items()}
+        last = hashes & _LAST
+        share = float(self._known[wanted][last].mean())
+        if share >= max(_CLEAR, self._config.min_function_words):
+            return document
+        shares = {name: float(known[last].mean()) for name, known in self._known.items()}
         best = max(shares, key=lambda name: shares[name])
-        if shares[wanted] >= max(self._config.min_function_words, shares[best]):
+        if share >= max(self._config.min_function_words, shares[best]):
             return document
         what = f"function words: {wanted} {shares[wanted]:.1%}, {best} {shares[best]:.1%}"
         return Dropped(f"not in the language {wanted}", what)

@@ -1,6 +1,7 @@
 """Text as hashes of its words, and of words in a row: what near-duplicates and leaks are found by.
 
-A word is a run of letters, digits and characters beyond ASCII that are no punctuation, in lower case. Its hash is a
+A word is a run of letters, digits and characters beyond ASCII that are no punctuation, in lower case (of at most 128
+KiB). Its hash is a
 polynomial modulo 2^64 of random values of its bytes, mixed; the same on every machine. Two different n-grams have the
 same hash with a chance of about 2^-64.
 """
@@ -8,6 +9,7 @@ same hash with a chance of about 2^-64.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,10 @@ Hashes = NDArray[np.uint64]
 _PIECE_BYTES = 1 << 17
 """Bytes hashed at a time, so that memory stays flat and the arrays in between in the cache."""
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
-_BYTES = np.random.Generator(np.random.PCG64(13)).integers(1, 2**64 - 1, 256, dtype=np.uint64)
-_LOWER = np.array([b + 32 if 65 <= b <= 90 else b for b in range(256)], np.uint8)
 _IN_WORD = np.array([chr(b).isalnum() if b < 128 else True for b in range(256)])
+_VALUES = np.random.Generator(np.random.PCG64(13)).integers(1, 2**64 - 1, 256, dtype=np.uint64)
+_VALUES[ord("A") : ord("Z") + 1] = _VALUES[ord("a") : ord("z") + 1]
+_VALUES[~_IN_WORD] = 0
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,7 @@ def words_of(text: str) -> Words:
     while begin < len(data):
         end = begin + _PIECE_BYTES
         if end < len(data):
-            end = max(data.rfind(b" ", begin, end), data.rfind(b"\n", begin, end)) + 1
-            end = end or _next_space(data, begin + _PIECE_BYTES)
+            end = max(data.rfind(b" ", begin, end), data.rfind(b"\n", begin, end)) + 1 or _character(data, end)
         found.append(_piece(data[begin:end], begin))
         begin = end
     if not found:
@@ -68,40 +70,46 @@ def mixed(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
-def _next_space(data: bytes, begin: int) -> int:
-    found = [place for place in (data.find(b" ", begin), data.find(b"\n", begin)) if place >= 0]
-    return min(found) + 1 if found else len(data)
+def _character(data: bytes, place: int) -> int:
+    """The beginning of the character that `place` is in."""
+    while data[place] & 0xC0 == 0x80:
+        place -= 1
+    return place
 
 
 def _piece(data: bytes, offset: int) -> Words:
-    lower = _LOWER[np.frombuffer(data, np.uint8)]
-    within = _IN_WORD[lower]
+    """The words of a text that begins at byte `offset`. A word's hash is the sum of its bytes' values times powers of
+    their places in the text, divided by the power of its first place."""
+    codes = np.frombuffer(data, np.uint8)
+    within, terms = _IN_WORD[codes], _VALUES[codes]
+    powers, inverses = _powers(1 << (len(data) - 1).bit_length())
+    terms *= powers[: len(data)]
     if not data.isascii():
-        within &= ~_punctuation(lower)
-    framed = np.zeros(len(within) + 2, bool)
+        outside = _punctuation(codes)
+        within[outside] = False
+        terms[outside] = 0
+    framed = np.zeros(len(data) + 2, bool)
     framed[1:-1] = within
     edges = np.flatnonzero(framed[1:] != framed[:-1])
     begins, ends = edges[0::2], edges[1::2]
     if not len(begins):
         return Words(np.zeros(0, np.uint64), begins, ends)
-    lengths = ends - begins
-    firsts = np.cumsum(lengths) - lengths
-    powers = np.multiply.accumulate(np.full(int(lengths.max()), _PRIME, np.uint64))
-    places = np.arange(int(lengths.sum())) - np.repeat(firsts, lengths)
-    hashes = np.add.reduceat(_BYTES[lower[within]] * powers[places], firsts)
+    hashes = np.add.reduceat(terms, begins) * inverses[begins]
     return Words(mixed(hashes), begins + offset, ends + offset)
 
 
-def _punctuation(data: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which bytes belong to punctuation or spaces beyond ASCII: U+0080 to 00BF, U+2000 to 207F, U+3000 to 303F."""
-    found = np.zeros(len(data) + 2, bool)
-    high = np.flatnonzero(data >= 0xC2)
-    following = np.append(data, 0)[high + 1]
-    pairs = high[data[high] == 0xC2]
-    general = high[(data[high] == 0xE2) & ((following == 0x80) | (following == 0x81))]
-    cjk = high[(data[high] == 0xE3) & (following == 0x80)]
-    threes = np.concatenate([general, cjk])
-    for place, size in ((pairs, 2), (threes, 3)):
-        for i in range(size):
-            found[place + i] = True
-    return found[: len(data)]
+@cache
+def _powers(count: int) -> tuple[Hashes, Hashes]:
+    """The first `count` powers of the hash's factor modulo 2^64, and their inverses."""
+    factors = (int(_PRIME), pow(int(_PRIME), -1, 1 << 64))
+    first, second = (np.multiply.accumulate(np.full(count, factor, np.uint64)) for factor in factors)
+    return first, second
+
+
+def _punctuation(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Places of bytes of punctuation or spaces beyond ASCII: U+0080 to 00BF, U+2000 to 207F, U+3000 to 303F."""
+    high = np.flatnonzero(codes >= 0xC2)
+    first, second = codes[high], codes[np.minimum(high + 1, len(codes) - 1)]
+    pairs = high[first == 0xC2]
+    threes = high[((first == 0xE2) & (second <= 0x81)) | ((first == 0xE3) & (second == 0x80))]
+    return np.concatenate([pairs, pairs + 1, threes, threes + 1, threes + 2])
