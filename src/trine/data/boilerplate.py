@@ -58,7 +58,7 @@ class ParagraphCount:
     def __init__(self, config: BoilerplateConfig, folder: Path) -> None:
         self._config, self._folder = config, folder
         self._rows, self._held = list[Hashes](), 0
-        folder.mkdir()
+        folder.mkdir(parents=True)
 
     def add(self, document: Document) -> None:
         """Count the paragraphs of a document that has a company and a filing."""

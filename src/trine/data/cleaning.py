@@ -60,7 +60,7 @@ def _steps(config: CorpusConfig, survey: Survey) -> Iterator[tuple[str, Step]]:
 
         assert survey.grams is not None
         yield "decontaminate", Decontamination(config.decontaminate, survey.grams)
-    if config.near_duplicates is not None:
+    if config.near_duplicates is not None and config.near_duplicates.executor is None:
         from trine.data.near import NearDuplicateStep
 
         yield "near_duplicates", NearDuplicateStep(config.near_duplicates, named=config.write_dropped)

@@ -127,11 +127,24 @@ class HeldoutRule(Frozen):
         return self
 
 
+class ExecutorConfig(Frozen):
+    """Machines that look for near-duplicates, by datatrove's executors (`pip install trine[cluster]`)."""
+
+    kind: Literal["local", "slurm", "ray"] = "local"
+    """Processes of this machine, a Slurm cluster, or Ray."""
+    tasks: Count = Field(default=8, ge=1)
+    """Parts that the files of the sources are read in."""
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Given to datatrove's executor as they are, such as workers, or partition and time for Slurm."""
+
+
 class NearDuplicatesConfig(Frozen):
     """MinHash over five words in a row: the first text read is kept, held-out sets being read first."""
 
     threshold: float = Field(default=0.8, gt=0.1, le=1)
     """Texts whose sets of five words in a row overlap by at least this much (Jaccard index) are near-duplicates."""
+    executor: ExecutorConfig | None = None
+    """Look for them on many machines; all must see the corpus folder and the sources. Default: in this process."""
 
 
 class BoilerplateConfig(Frozen):

@@ -50,7 +50,7 @@ def build_corpus(config: CorpusConfig, out: Path, progress: Progress = silent) -
     with publish(out, "corpus") as folder:
         survey = Survey(config, folder / "survey")
         survey.read(ordered, files, progress)
-        building = _Building(config, folder, bad, Cleaning(config, survey))
+        building = _Building(config, folder, bad, survey)
         order = reading_order(config, ordered)
         done, total = 0, sum(len(files[source.name]) for source, _ in order)
         for source, held in order:
@@ -67,10 +67,9 @@ def build_corpus(config: CorpusConfig, out: Path, progress: Progress = silent) -
 class _Building:
     """A corpus in the making: writers by set, hashes seen, counts by source."""
 
-    def __init__(
-        self, config: CorpusConfig, folder: Path, bad: list[tuple[str, Path, str]], cleaning: Cleaning
-    ) -> None:
-        self.config, self.folder, self.cleaning = config, folder, cleaning
+    def __init__(self, config: CorpusConfig, folder: Path, bad: list[tuple[str, Path, str]], survey: Survey) -> None:
+        self.config, self.folder, self.cleaning = config, folder, Cleaning(config, survey)
+        self.duplicates = survey.duplicates or set[bytes]()
         self.fields = tuple(dict.fromkeys(name for source in config.sources for name in source.kept))
         self.writers: dict[str, SetWriter] = {}
         self.seen: set[bytes] = set()
@@ -128,7 +127,7 @@ class _Building:
             return
         self.entries[source.name]["documents_in"] += 1
         try:
-            passed = self._cleaned(document, name)
+            passed = self._cleaned(source, document, name)
         except Exception as error:
             if self.config.bad_files != "quarantine":
                 raise
@@ -142,7 +141,7 @@ class _Building:
             return
         self._write(source, passed, name)
 
-    def _cleaned(self, document: Document, name: str) -> Document | Dropped:
+    def _cleaned(self, source: SourceConfig, document: Document, name: str) -> Document | Dropped:
         too_short = Dropped("shorter than min_characters")
         if len(document.text.strip()) < self.config.min_characters:
             return too_short
@@ -153,6 +152,8 @@ class _Building:
             if digest in self.seen:
                 return Dropped("exact duplicate")
             self.seen.add(digest)
+        if self.duplicates and document.key(source.name) in self.duplicates:
+            return Dropped("near-duplicate")
         passed = self.cleaning(document, train=name == "train")
         if isinstance(passed, Document) and len(passed.text.strip()) < self.config.min_characters:
             return too_short

@@ -22,6 +22,10 @@ class Document:
     fields: Mapping[str, str] = field(default_factory=dict)
     """What the source keeps beside the text, such as company and date of a filing."""
 
+    def key(self, source: str) -> bytes:
+        """Sixteen bytes that name the document by its source and place."""
+        return hashlib.blake2b(f"{source}\0{self.path}".encode(), digest_size=16).digest()
+
     @cached_property
     def words(self) -> Words:
         """The text's words as hashes."""

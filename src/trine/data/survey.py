@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,18 +21,20 @@ if TYPE_CHECKING:
 
 
 class Survey:
-    """Paragraphs that companies repeat, and the n-grams of evaluation sets with how common they are in training."""
+    """Paragraphs that companies repeat, the n-grams of evaluation sets with how common they are in training, and, where
+    many machines look for them, near-duplicates."""
 
     def __init__(self, config: CorpusConfig, folder: Path) -> None:
         """`folder`: for what does not stay in memory; removed when the reading is done."""
-        self._config = config
+        self._config, self._folder = config, folder
+        self.duplicates: set[bytes] | None = None
         self._paragraphs: ParagraphCount | None = None
         self.repeated: Hashes | None = None
         self.grams: EvaluationGrams | None = None
         if config.boilerplate is not None:
             from trine.data.boilerplate import ParagraphCount
 
-            self._paragraphs = ParagraphCount(config.boilerplate, folder)
+            self._paragraphs = ParagraphCount(config.boilerplate, folder / "paragraphs")
         if config.decontaminate is not None:
             from trine.data.decontaminate import EvaluationGrams
 
@@ -51,6 +54,19 @@ class Survey:
                     raise BadInput(f"{error}\n{SKIP_HINT}") from None
         if self._paragraphs is not None:
             self.repeated = self._paragraphs.repeated()
+        if self._config.near_duplicates is not None and self._config.near_duplicates.executor is not None:
+            self.duplicates = self._on_many(sources, files, progress)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _on_many(self, sources: list[SourceConfig], files: Files, progress: Progress) -> set[bytes]:
+        try:
+            from trine.data.near_many import find_duplicates
+        except ImportError as error:
+            raise BadInput(
+                f"near_duplicates.executor needs datatrove: pip install 'trine[cluster]' ({error})"
+            ) from None
+        progress(0, None, "near-duplicates: tasks of datatrove")
+        return find_duplicates(self._config, sources, files, self._folder)
 
     def _needs(self, source: SourceConfig) -> bool:
         return (self._paragraphs is not None and bool(source.kept)) or (self._counts_grams() and source.set == "train")
