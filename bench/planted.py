@@ -110,7 +110,7 @@ def write_items(rows: Sequence[Row], path: Path) -> None:
     """The rows as the Parquet file of a parse."""
     names = list(rows[0])
     columns = [pa.array([row[name] for row in rows], pa.string()) for name in names]
-    pq.write_table(pa.table(dict(zip(names, columns, strict=True))), path)
+    pq.write_table(pa.table(dict(zip(names, columns, strict=True))), path, row_group_size=1000)
 
 
 def write_exam(texts: Sequence[str], path: Path) -> None:

@@ -186,6 +186,8 @@ def test_paragraphs_join_to_the_text(text: str, expected: list[str]) -> None:
 
 PROSE = "The company has reported that net sales of its products were up in the year, and that this is due to demand. "
 GERMAN = "Die Gesellschaft hat im Jahr mehr Umsatz mit den Produkten und das ist auf die Nachfrage zurück zu führen. "
+POLISH = "Spółka osiągnęła wyższą sprzedaż swoich produktów dzięki popytowi, który wzrósł w całym roku obrotowym. "
+NAMES = "Alpha Centauri Growth Fund Inc. Beta Equity Trust Series No. 4, Gamma Income Portfolio A, Delta Small Cap\n"
 UUENCODED = 'M1TE&.#=A"@`*`/<``,P``/\\S`/]F`)D`` #,_P`S,P!F9@"9F0#,S #__S,``&8``)D``,P`` #_*@@X+\n'
 
 
@@ -196,6 +198,8 @@ UUENCODED = 'M1TE&.#=A"@`*`/<``,P``/\\S`/]F`)D`` #,_P`S,P!F9@"9F0#,S #__S,``&8``
         ("| Total | 1,234 | 5,678 |\n" * 200, None),
         (PROSE * 5 + "\n" + "| Net sales, in millions | 391,035 | 383,285 |\n" * 300, None),
         (GERMAN * 5, "not in the language en"),
+        (POLISH * 5, "not in the language en"),
+        ("".join(f"{i} {NAMES}" for i in range(20)), None),
         (UUENCODED * 60, "too short or too long"),
         (PROSE * 4 + "[@]{#}<^>#@*&~`" * 60, "too many symbols"),
         ((PROSE + "\n") * 30, "mostly repeated lines"),

@@ -62,6 +62,13 @@ def test_the_items_of_a_filing_make_one_document(tmp_path: Path) -> None:
     assert (kept[0]["accession"], kept[0]["item"]) == (rows[0]["accession"], None)
 
 
+def test_filings_without_an_accession_are_told_apart_by_their_path(tmp_path: Path) -> None:
+    rows = [dict(row, accession="", filed="") for row in background(3, 1, items=2)]
+    write_items(rows, tmp_path / "items.parquet")
+    kept, _ = built(tmp_path / "items.parquet", tmp_path / "out", {"documents": "filing"})
+    assert [row["accession"] for row in kept] == [row["source_path"] for row in rows[::2]]
+
+
 def test_files_of_edgar_crawler_are_read(tmp_path: Path) -> None:
     link = "https://www.sec.gov/Archives/edgar/data/1/0000000001-20-000002.txt"
     head = {

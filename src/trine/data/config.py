@@ -166,7 +166,8 @@ class QualityConfig(Frozen):
     language: Literal["en", "de", "fr", "es", "it", "nl", "pt"] | None = "en"
     """Told by function words; null takes any."""
     min_function_words: float = Field(default=0.05, ge=0, le=1)
-    """Share of words that are frequent function words of the language. Real filings: 0.10 and more."""
+    """Share of words that are frequent function words of the language, in a text with letters beyond ASCII. Prose of
+    real filings: 0.10 and more; lists of names have fewer and are left alone."""
     min_word_bytes: float = Field(default=3.0, ge=0)
     """Of the mean word. Real filings: 4.3 to 6.6."""
     max_word_bytes: float = Field(default=10.0, gt=0)

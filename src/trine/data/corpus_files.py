@@ -14,6 +14,7 @@ from trine.data.document import BadRecord, Document
 
 _GROUP_BYTES = 64 << 20
 _FILE_BYTES = 1 << 30
+_DROPPED_BYTES = 16 << 20
 _SHOWN = 20
 _DROPPED = pa.schema([(name, pa.string()) for name in ("source", "path", "reason", "detail", "text")])
 
@@ -75,7 +76,7 @@ class DroppedFile:
         """Write down one document."""
         self._rows.append((source, path, reason, detail, text))
         self._pending += len(text)
-        if self._pending >= _GROUP_BYTES:
+        if self._pending >= _DROPPED_BYTES:
             self._flush()
 
     def close(self) -> None:

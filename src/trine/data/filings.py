@@ -1,7 +1,8 @@
 """Filings in, documents out: the Parquet of `trine edgar parse`, or edgar-crawler's JSON, one file per filing.
 
-Each document keeps accession, cik, company, form, period, filed and, of an item, part and item beside its text. Items
-that the source's settings leave out come out as `Unwanted`, so that the ledger has them.
+Each document keeps accession (or, where a filing tells none, its source path), cik, company, form, period, filed and,
+of an item, part and item beside its text. Items that the source's settings leave out come out as `Unwanted`, so that
+the ledger has them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def read_filings(source: SourceConfig, path: Path) -> Iterator[Record]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from parquet_rows(path, _TEXT, (*FILING_FIELDS, "confidence"))
+    yield from parquet_rows(path, _TEXT, (*FILING_FIELDS, "confidence", "source_path"))
 
 
 def _crawled(path: Path, packed: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -64,6 +65,7 @@ def _crawled(path: Path, packed: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _chosen(config: FilingsConfig, rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Record]:
     for where, row in rows:
+        row["accession"] = row.get("accession") or row.get("source_path")
         why = _unwanted(config, row)
         yield Unwanted(where, why) if why else document_of(row, where, _TEXT, FILING_FIELDS)
 

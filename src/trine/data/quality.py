@@ -1,13 +1,15 @@
 """Is a text in the wanted language, and is it text at all? Measures that hold for filings, where tables fail web rules.
 
-The language is judged by function words, which make up a quarter to a half of prose: it needs no model, tells the
-languages listed here from each other, and says nothing of a text with fewer than `_ENOUGH` words in letters. Lines of
-tables (beginning with `|`) are left out of every measure. The limits' defaults stand well outside what real filings of
-1993 to 2026 have, and inside what uuencoded attachments, mojibake and text in other languages have.
+The language is judged by function words, which make up a quarter to a half of prose: it needs no model and tells the
+languages listed here from each other. A text with few function words of any of them is in another language if it has
+letters beyond ASCII, and a list of names if not. Nothing is said of a text with fewer than `_ENOUGH` words in letters.
+Lines of tables (beginning with `|`) are left out of every measure. The limits' defaults stand well outside what real
+filings of 1993 to 2026 have, and inside what uuencoded attachments, mojibake and text in other languages have.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -36,7 +38,9 @@ _SYMBOLS[np.frombuffer(b"@#&*+<>^[]\\{}~`!?;", np.uint8)] = True
 _BITS = 16
 _LAST = np.uint64((1 << _BITS) - 1)
 _CLEAR = 0.15
-"""Share of function words of one language that no text in another has."""
+"""Share of function words of a language that its prose has, and text in another has not."""
+_FOREIGN = 0.02
+"""Share of letters beyond ASCII that tells text in an unknown language from a list of names."""
 _LETTER = np.array([chr(b).isalpha() if b < 128 else True for b in range(256)])
 
 
@@ -92,10 +96,17 @@ class Quality:
             return document
         shares = {name: float(known[last].mean()) for name, known in self._known.items()}
         best = max(shares, key=lambda name: shares[name])
-        if share >= max(self._config.min_function_words, shares[best]):
+        foreign = best != wanted and shares[best] >= _CLEAR
+        if not foreign and (share >= self._config.min_function_words or _beyond_ascii(document.text) < _FOREIGN):
             return document
         what = f"function words: {wanted} {shares[wanted]:.1%}, {best} {shares[best]:.1%}"
         return Dropped(f"not in the language {wanted}", what)
+
+
+def _beyond_ascii(text: str) -> float:
+    """Share of the letters that are beyond ASCII."""
+    letters = sum(map(str.isalpha, text))
+    return (letters - len(re.findall("[A-Za-z]", text))) / letters
 
 
 def _in_table(data: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.bool_]:
