@@ -86,6 +86,8 @@ def make_run(folder: Path, made: list[dict[str, Any]], text: str = "plain") -> P
                 "sources": [source | {"bytes": 3, "tokens": 4, "sha256": text, "dropped": {text: 1}}],
                 "sets": {text: {"documents": 1, "bytes": 2, "tokens": 3}},
                 "skipped_files": [{"path": text, "reason": text}],
+                "cleaning": {"decontaminate": {text: {"texts": 7}, "common": 4321}},
+                "quarantine": {"records": 9876, "first": [{"source": text, "path": text, "reason": text}]},
             }
         )
     )
@@ -271,4 +273,7 @@ def test_chromium_draws_it_and_runs_no_payload(tmp_path: Path) -> None:
     assert "canvas" in names
     assert "img" not in names
     assert names.count("script") == 2
+    assert "9,876 in quarantine" in done.stdout
+    assert "decontaminate common</td>" in done.stdout
+    assert "4,321</td>" in done.stdout
     assert "Content Security Policy" not in done.stderr
