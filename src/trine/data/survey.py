@@ -35,13 +35,14 @@ class Survey:
             from trine.data.boilerplate import ParagraphCount
 
             self._paragraphs = ParagraphCount(config.boilerplate, folder / "paragraphs")
-        if config.decontaminate is not None:
-            from trine.data.decontaminate import EvaluationGrams
-
-            self.grams = EvaluationGrams(config.decontaminate)
 
     def read(self, sources: list[SourceConfig], files: Files, progress: Progress) -> None:
-        """Read every document, where something has to be counted."""
+        """Read evaluation sets, and every document where something has to be counted."""
+        if self._config.decontaminate is not None:
+            from trine.data.decontaminate import EvaluationGrams
+
+            progress(0, None, "evaluation sets: reading")
+            self.grams = EvaluationGrams(self._config.decontaminate)
         chosen = [(source, path) for source in sources if self._needs(source) for path in files[source.name]]
         for done, (source, path) in enumerate(chosen):
             progress(done, len(chosen), "survey: files")
