@@ -150,7 +150,7 @@ class NearDuplicatesConfig(Frozen):
 class BoilerplateConfig(Frozen):
     """Paragraphs repeated in filings of one company are kept once."""
 
-    filings: int = Field(default=3, ge=2)
+    filings: int = Field(default=2, ge=2)
     """A paragraph is repeated when it stands in at least this many filings of the company."""
     min_characters: int = Field(default=100, ge=1)
     """Shorter paragraphs are left alone."""

@@ -2,8 +2,8 @@
 
 Patterns ask for the written form of a kind, not for digits alone, because filings are full of numbers: a phone number
 needs its separators and a valid area code, a card number its groups, issuer and Luhn checksum, an IBAN its country's
-length and checksum (ISO 13616, modulo 97), a social security number both dashes and a number that can be issued.
-Names and addresses are not looked for.
+length and checksum (ISO 13616, modulo 97), a social security or taxpayer number both dashes and a number that can be
+issued. Names and addresses are not looked for.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from trine.data.conversations import as_json, as_text, from_json
 from trine.data.document import Document, Dropped
 
 Found = tuple[int, int, PersonalKind]
-_NUMBERS = ((3, 3, 4), (3, 2, 4), (4, 4, 4, 4), (4, 6, 5), (15,), (16,))
+_NUMBERS = ((3, 3, 4), (3, 2, 4), (4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (14,), (15,), (16,))
 """Digits of the groups of phone, social security and card numbers."""
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24}(?![\w-])")
 _US_PHONE = re.compile(
     r"(?:\+?1[-. ]?)?(?:\([2-9]\d\d\)[ \u00a0]?[-–]?[ \u00a0]?|[2-9]\d\d(?P<sep>[-.]))"
-    r"[2-9]\d\d(?(sep)(?P=sep)|[-. –])\d{4}(?![\w,]|[-.]\d)"
+    r"\d{3}(?(sep)(?P=sep)|[-. –])\d{4}(?![\w,]|[-.]\d)"
 )
-_WORLD_PHONE = re.compile(r"\+[1-9]\d{0,2}(?:[-. ]\(?\d{1,4}\)?){2,5}(?![\w,]|[-.]\d)")
+_WORLD_PHONE = re.compile(r"\+[1-9](?:\d{0,2}(?:[-. ]\(?\d{1,4}\)?){2,5}|\d{7,14})(?![\w,]|[-.]\d)")
 _SSN = re.compile(r"\d{3}-\d{2}-\d{4}(?![\w-]|\.\d)")
 _CARD = re.compile(
-    r"[3-6]\d{3}(?:(?P<gap>[- ]?)\d{4}(?P=gap)\d{4}(?P=gap)\d{4}|(?P<gap2>[- ]?)\d{6}(?P=gap2)\d{5})"
+    r"(?:[2-6]\d{3}(?P<gap>[- ]?)\d{4}(?P=gap)\d{4}(?P=gap)\d{4}|3[47]\d\d(?P<gap2>[- ]?)\d{6}(?P=gap2)\d{5}"
+    r"|3[0689]\d\d(?P<gap3>[- ]?)\d{6}(?P=gap3)\d{4})"
     r"(?![\w,-]|\.\d| \d)"
 )
 _IBAN = re.compile(r"[A-Z]{2}\d{2}(?:(?: ?[A-Z0-9]{4}){2,7})(?: ?[A-Z0-9]{1,3})?(?![\w-])")
@@ -168,7 +169,8 @@ def _phones(text: str) -> Iterator[Found]:
 def _ssns(text: str) -> Iterator[Found]:
     for one in _matches(text, _SSN):
         area, group, serial = one[0].split("-")
-        if area not in ("000", "666") and area < "900" and group != "00" and serial != "0000":
+        taxpayer = area >= "900" and group >= "50"
+        if area not in ("000", "666") and (area < "900" or taxpayer) and group != "00" and serial != "0000":
             yield one.start(), one.end(), "ssn"
 
 
