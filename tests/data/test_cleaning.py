@@ -30,7 +30,7 @@ from trine.data.document import Document, Dropped
 from trine.data.near import NearDuplicates, bands_for, signature
 from trine.data.personal import find, iban_valid, luhn
 from trine.data.quality import Quality
-from trine.data.words import ngrams, words_of
+from trine.data.words import mixed, ngrams, words_of
 from trine.errors import BadInput
 
 KINDS = ("email", "phone", "ssn", "card", "iban")
@@ -166,6 +166,17 @@ def test_words_are_the_same_whatever_their_case_and_punctuation() -> None:
 
 LONG = "word " * 30
 TABLE = f"| a | {LONG} |\n| b | c |\n"
+
+
+def test_ngrams_are_polynomials_of_their_words() -> None:
+    hashes = words_of(" ".join(f"w{i % 7}" for i in range(40))).hashes
+    for n in (1, 2, 3, 5, 8, 13, 40):
+        expected = [
+            sum(int(h) * pow(0x9E3779B97F4A7C15, k, 1 << 64) for k, h in enumerate(hashes[i : i + n])) % (1 << 64)
+            for i in range(40 - n + 1)
+        ]
+        assert ngrams(hashes, n).tolist() == mixed(np.array(expected, np.uint64)).tolist()
+    assert len(ngrams(hashes, 41)) == 0
 
 
 @pytest.mark.parametrize(

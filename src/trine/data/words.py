@@ -57,10 +57,19 @@ def ngrams(hashes: Hashes, n: int) -> Hashes:
     count = len(hashes) - n + 1
     if count <= 0:
         return np.zeros(0, np.uint64)
-    total = hashes[:count].copy()
-    for i in range(1, n):
-        total += hashes[i : i + count] * np.uint64(pow(int(_PRIME), i, 1 << 64))
+    total, done, block, size = np.zeros(count, np.uint64), 0, hashes, 1
+    while done < n:  # blocks of 1, 2, 4, ... words, of which those make up n that its binary digits name
+        if n & size:
+            total += block[done : done + count] * _power(done)
+            done += size
+        if done < n:
+            block = block[:-size] + block[size:] * _power(size)
+            size *= 2
     return mixed(total)
+
+
+def _power(exponent: int) -> np.uint64:
+    return np.uint64(pow(int(_PRIME), exponent, 1 << 64))
 
 
 def mixed(values: Hashes) -> Hashes:
