@@ -163,7 +163,7 @@ def test_the_page_has_paired_intervals_and_is_the_same_without_runs(made: Layout
     assert bits["mean"] == pytest.approx(fmean(gaps))
     assert (bits["low"], bits["high"]) == pytest.approx((fmean(gaps) - half, fmean(gaps) + half))
     assert "- `random`: 0.001: 2.3200, 0.002: 2.2200, 0.004: 2.1200, **0.008: 2.0200**. The best lies at" in text
-    assert "| `lora`, rank 12 | 2 of 2 | 0.00 M | 0.0 | 3.0 | 1.3 | 2.0050 ± 0.0071 |" in text
+    assert "| `lora`, rank 12 | 2 of 2 | 0.00 M | 0.0 | 3.0 | 1.3 | 0.2005 | 2.0050 ± 0.0071 |" in text
     assert "| 75.0% ± 0.0% | +25.0% [+25.0%, +25.0%] |" in text
     ElementTree.fromstring((tmp_path / "page" / "moe-sums.svg").read_text())
     elsewhere = open_study(path, tmp_path / "elsewhere", page)

@@ -22,8 +22,10 @@ class Outcome:
     """Bits per byte of the held-out text; of conversations, of their answers."""
     accuracy: float | None
     """Share of the held-out questions that it answers."""
+    known: float
+    """Bits per byte of text like that of the pretraining."""
     forgotten: float | None
-    """Bits per byte of the text of the pretraining, less what they were before; None where that is not known."""
+    """The same, less what they were before; None where that is not known."""
     memory: int
     """Peak bytes."""
     seconds: float
@@ -81,6 +83,7 @@ def _arm(layout: Layout, plan: ArmPlan, name: str, before: dict[str, Any]) -> Ar
         runs[seed] = Outcome(
             bits=scores[layout.config.held_out],
             accuracy=asked and asked["accuracy"],
+            known=scores[other],
             forgotten=began and scores[other] - began["bits_per_byte"][other],
             memory=result["memory_bytes"],
             seconds=result["step_seconds"] * steps,

@@ -42,11 +42,12 @@ once for each seed, which decides the order of the data (and the draw of a rando
 values). Each has its own learning rate, chosen on the first seed by held-out bits per byte; its grid grows while the
 best lies at an end. Intervals are 95 % paired Student-t intervals over the seeds; nothing is corrected for the number
 of comparisons. Better and worse are said where the interval leaves out zero. Questions have one right answer and
-three wrong ones, told apart by log-likelihood per byte: of conversations the answer among answers of others, of plain
-text the passage that follows among passages from elsewhere in the same text; differences of their shares are in
-percentage points. Trained bytes are 16 for each trained parameter: weight, gradient and AdamW's two moments. Peak
-memory is the process's anonymous memory, libraries included, at the end of each part of a step; time is that of all
-steps at the median step's speed, evaluation left out, as many runs side by side as the machine has room for.
+three wrong ones (chance is 25 %), told apart by log-likelihood per byte: of conversations the answer among answers of
+others, of plain text the passage that follows among passages from elsewhere in the same text; differences of their
+shares are in percentage points. Forgotten is what bits per byte of a held-out text of the pretraining's kind have
+gained. Trained bytes are 16 for each trained parameter: weight, gradient and AdamW's two moments. Peak memory is the
+process's anonymous memory, libraries included, at the end of each part of a step; time is that of all steps at the
+median step's speed, evaluation left out, as many runs side by side as the machine has room for.
 """
 Findings = list[dict[str, Any]]
 
@@ -139,7 +140,7 @@ def _scores(before: dict[str, Any]) -> str:
 
 def _arm_rows(layout: Layout, arms: dict[str, ArmOutcome], prepared: dict[str, Any]) -> list[list[str]]:
     first = arms[layout.config.arms[0].name]
-    heads = ["arm", "seeds", "trained", "trained MiB", "peak MiB", "minutes"]
+    heads = ["arm", "seeds", "trained", "trained MiB", "peak MiB", "minutes", f"{layout.config.forgetting} bits/byte"]
     for figure in FIGURES:
         heads += [figure.title, f"less {first.name}'s [95 %]"]
     rows = [heads]
@@ -150,6 +151,7 @@ def _arm_rows(layout: Layout, arms: dict[str, ArmOutcome], prepared: dict[str, A
         row = [f"`{way.name}`{_chosen(way, prepared)}", f"{len(runs)} of {len(layout.config.seeds)}{gone}"]
         row += [f"{_mean(runs, lambda one: one.trained) / 1e6:.2f} M" if runs else "–"]
         row += [f"{_mean(runs, cost):,.1f}" if runs else "–" for _, cost in (_COSTS[2], *_COSTS[:2])]
+        row += [f"{_mean(runs, lambda one: one.known):.4f}" if runs else "–"]
         for figure in FIGURES:
             row += [_spread(figure, runs), "" if arm is first else _interval(figure, difference(figure, arm, first))]
         rows.append(row)
