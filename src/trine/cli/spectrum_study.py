@@ -88,8 +88,9 @@ def _report(layout: Layout, page: Path) -> list[dict[str, Any]]:
     from trine.study.spectrum.cells import program
     from trine.study.spectrum.page import write_page
 
+    runs = program(layout)
     page.parent.mkdir(parents=True, exist_ok=True)
-    return write_page(layout, program(layout), page)
+    return write_page(layout, runs, page)
 
 
 def _detached(out: Path) -> Shown:
