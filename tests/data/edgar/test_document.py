@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -56,13 +57,13 @@ def test_every_item_holds_its_own_text() -> None:
     parsed = parse_document(
         page("<p>Cover 2024</p>", contents(TITLES), *map(section, TITLES), "<p>SIGNATURES</p>"), "10-K"
     )
-    assert [one.item for one in parsed.items] == ["", *TITLES, ""]
-    for one in parsed.items[1:-1]:
+    assert [one.title for one in parsed.items if not one.item] == ["Cover", "Signatures"]
+    assert [one.item for one in parsed.items if one.item] == [*TITLES]
+    for one in by_item(parsed).values():
         held(parsed, one.item, one.part)
         assert one.confidence > 0.88
         assert not one.warnings or one.item in ("7", "8", "1")
     assert {one.kind for one in parsed.removed} == {"contents row"}
-    assert parsed.items[-1].title == "Signatures"
 
 
 def test_places_are_bytes_of_the_document() -> None:
@@ -205,16 +206,33 @@ def test_a_hidden_element_that_never_ends_hides_nothing() -> None:
     assert any("never ends" in one for one in parsed.warnings)
 
 
-def test_page_furniture_goes_and_numbers_of_the_text_stay() -> None:
+def paged(numbers: int) -> Parsed:
+    """Twenty pages with a number and a running head each, `numbers` figures on each."""
     pages = [
-        f"<p>Sales were {number * 1000 + 7}.</p><p>{number}</p><hr style='page-break-after:always'/><p>Acme | 10-K</p>"
+        f"<p>Sales were {number * 1000 + 7}. {' '.join(str(one) for one in range(100, 100 + numbers))}.</p>"
+        f"<p>{number}</p><hr style='page-break-after:always'/><p>Acme Corporation</p>"
         for number in range(10, 30)
     ]
-    parsed = parse_document(page(section("1"), *pages), "10-K")
+    return parse_document(page(section("1"), *pages), "10-K")
+
+
+def test_page_furniture_goes_and_numbers_of_the_text_stay() -> None:
+    parsed = paged(100)
     text = by_item(parsed)["I.1"].text
     assert [f"Sales were {number * 1000 + 7}." in text for number in range(10, 30)] == [True] * 20
     assert sorted(one.text for one in parsed.removed if one.kind == "page number") == [str(n) for n in range(10, 30)]
     assert sum(1 for one in parsed.removed if one.kind == "running head") == 20
+
+
+def test_no_more_numbers_are_removed_than_allowed() -> None:
+    """The rest is set apart: not in the items that have a number, and not lost."""
+    parsed = paged(8)
+    gone = [one.text for one in parsed.removed if one.kind == "page number"]
+    apart = next(one for one in parsed.items if one.title == "Furniture").text.split("\n")
+    assert sorted(gone + apart) == [str(number) for number in range(10, 30)]
+    shown = sum(len(re.findall(r"\d+", one.text)) for one in [*parsed.items, *parsed.removed])
+    assert 0 < len(gone) <= 0.015 * shown
+    assert "\n\n12\n" not in by_item(parsed)["I.1"].text
 
 
 def test_figures_of_a_table_are_whole_and_in_columns() -> None:

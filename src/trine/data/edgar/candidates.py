@@ -42,9 +42,9 @@ class Candidate:
 
 
 def candidates(
-    blocks: list[Block], form: tuple[Known, ...], contents: Contents, anchors: dict[str, int]
+    blocks: list[Block], form: tuple[Known, ...], contents: Contents, anchors: dict[str, int], repeated: set[int]
 ) -> list[Candidate]:
-    """All of them, in the order of the document."""
+    """All of them, in the order of the document; those that start at a byte in `repeated` may be running heads."""
     found: list[Candidate] = []
     part = ""
     parted = len({one.part for one in form}) > 1
@@ -56,6 +56,8 @@ def candidates(
         heading = heading_of(block.text)
         if heading is not None:
             found += _numbered(blocks, number, form, heading.part or part)
+    for one in found:
+        one.score -= 0.5 * (blocks[one.block].start in repeated)
     found += _linked(blocks, form, contents, anchors, {one.block for one in found})
     return sorted(found, key=lambda one: one.block)
 
@@ -83,7 +85,8 @@ def _numbered(blocks: list[Block], number: int, form: tuple[Known, ...], part: s
             continue
         right = bool(part) and bool(one.part) and part == one.part
         empty = not title
-        extra = 3.0 * fit + (0.6 if right else 0.0) - (0.0 if fit >= LIKE or (empty and right) else 1.2)
+        doubt = 0.0 if fit >= LIKE or (empty and right) else 0.0 if not heading.rest else 1.2
+        extra = 3.0 * fit + (0.6 if right else 0.0) - doubt - 0.3 * bool(block.link)
         found.append(Candidate(number, one, place, score + extra, fit, heading.items[1:], _title(rest, one, fit), True))
     if best < 0.34 and title:
         found += _mistaken(number, form, title, rest, score, heading.items)

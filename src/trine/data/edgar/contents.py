@@ -22,6 +22,7 @@ _ONLY_PAGE = re.compile(
     re.I,
 )
 _BARE = re.compile(r"(\d{1,2}[A-Ka-k]?)\.?\s+(\D{4,200})")
+_BODY = re.compile(r"\W*(?:none|not\s(?:applicable|required)|n/a|omitted)\b.{0,40}\.\W*$|.{80,}[a-z]{2}\.$", re.I)
 _BARE_WITHIN = 2_000_000
 _HEAD = re.compile(
     r"\W*(?:(?:form\s10-[kq]\s)?(?:cross[- ]reference\s)?"
@@ -122,7 +123,7 @@ def _runs(blocks: list[Block], headings: list[tuple[int, Heading]]) -> list[list
             before = headings[runs[-1][-1]][0]
             between = blocks[before:number]
             if len([one for one in between if one.text]) <= _BETWEEN and all(
-                one.kind == TEXT and len(one.text) < _LONGEST_ROW for one in between
+                one.kind == TEXT and len(one.text) < _LONGEST_ROW and not _BODY.match(one.text) for one in between
             ):
                 runs[-1].append(at)
                 seen.add((part, heading.items))

@@ -15,9 +15,9 @@ from trine.data.edgar.candidates import LIKE, candidates
 from trine.data.edgar.contents import Contents, Entry, find_contents
 from trine.data.edgar.forms import SECTIONS, Known, family, known_items, likeness, words
 from trine.data.edgar.furniture import Removed, take_furniture
-from trine.data.edgar.headings import heading_of
+from trine.data.edgar.headings import heading_of, part_of_line
 from trine.data.edgar.html import TABLE, TEXT, Block, Page, read_html
-from trine.data.edgar.items import Section, chain, leads, sections
+from trine.data.edgar.items import Section, chain, leads, sections, unordered
 from trine.data.edgar.plaintext import is_plain, read_plain
 from trine.data.edgar.tables import as_lines, joined, line, markdown, part_of
 
@@ -68,7 +68,8 @@ def parse_document(data: bytes, form: str) -> Parsed:
     else:
         if name == "8-K":
             known = _numbering(blocks, known)
-        picked = chain(candidates(blocks, known, contents, page.anchors), len(known))
+        headed = candidates(blocks, known, contents, page.anchors, trimmed.repeated)
+        picked = unordered(headed) if name == "8-K" else chain(headed, len(known))
         found = sections(blocks, picked, contents)
         warnings += _absent(found, known, contents) if name in ("10-K", "10-KSB", "10-Q", "20-F") else []
         if not picked:
@@ -76,13 +77,29 @@ def parse_document(data: bytes, form: str) -> Parsed:
         for one in found:
             left_out |= _running(blocks, one, trimmed.repeated)
     removed += [Removed(furniture.RUNNING_HEAD, blocks[number].text, blocks[number].start) for number in left_out]
+    parts = _part_headings(blocks, found)
+    removed += [Removed(furniture.PART, blocks[number].text, blocks[number].start) for number in parts]
     removed.sort(key=lambda one: one.byte_start)
-    left_out |= contents.taken
+    left_out |= contents.taken | parts
     items = [_item(blocks, one, left_out, warnings) for one in found]
     items = [one for one in items if one.text or one.item]
     for one, end in zip(items, [*(one.byte_start for one in items[1:]), len(data)], strict=False):
         one.byte_end = end
-    return Parsed(items, removed, warnings)
+    removed, apart = furniture.set_apart(removed, [one.text for one in items])
+    return Parsed(items + _apart(apart), removed, warnings)
+
+
+def _apart(kept: list[Removed]) -> list[Item]:
+    """Furniture beyond what may be removed, as items without a number at the end: contents, page numbers and heads."""
+    note = f"with what was removed more than {furniture.MOST_FURNITURE:.2%} of the document's numbers: set apart"
+    items = []
+    for title, of_pages in (("Contents", False), ("Furniture", True)):
+        lines = [one for one in kept if (one.kind != furniture.CONTENTS) == of_pages]
+        if lines:
+            text = "\n".join(one.text for one in lines)
+            begin, end = lines[0].byte_start, lines[-1].byte_start
+            items.append(Item("", "", title, text, [], 1.0, [note], begin, end))
+    return items
 
 
 def text_of(data: bytes) -> str:
@@ -135,12 +152,13 @@ def _may_head(row: list[tuple[str, int, int, bool]]) -> bool:
 
 def _numbering(blocks: list[Block], known: tuple[Known, ...]) -> tuple[Known, ...]:
     """Of an 8-K's two numberings, the one that more of its headings use."""
-    dotted = whole = 0
+    votes = {True: 0, False: 0}
     for block in blocks:
-        if block.kind == TEXT and (heading := heading_of(block.text)):
-            dotted += "." in heading.items[0]
-            whole += "." not in heading.items[0]
-    return tuple(one for one in known if ("." in one.item) == (dotted >= whole))
+        if block.kind == TEXT and (heading := heading_of(block.text)) and not heading.part:
+            title = words(heading.rest[:200])
+            fits = any(likeness(one, title) >= LIKE for one in known if one.item == heading.items[0])
+            votes["." in heading.items[0]] += 3 if fits else 1
+    return tuple(one for one in known if ("." in one.item) == (votes[True] >= votes[False]))
 
 
 def _taken(blocks: list[Block], contents: Contents) -> list[Removed]:
@@ -167,6 +185,21 @@ def _running(blocks: list[Block], section: Section, repeated: set[int]) -> set[i
     return found
 
 
+def _part_headings(blocks: list[Block], found: list[Section]) -> set[int]:
+    """Lines such as `PART II` before an item's heading: of neither item."""
+    lines = set()
+    for section in found:
+        number = section.begin - 1
+        while section.known and number >= 0 and blocks[number].kind == TEXT:
+            text = blocks[number].text
+            if part_of_line(text) and not heading_of(text):
+                lines.add(number)
+            elif text:
+                break
+            number -= 1
+    return lines
+
+
 def _hidden(page: Page) -> list[Removed]:
     names = {"ix:header": furniture.HIDDEN, "ix:hidden": furniture.HIDDEN}
     return [
@@ -182,7 +215,7 @@ def _absent(found: list[Section], known: tuple[Known, ...], contents: Contents) 
     combined = {item: one for one in found if one.candidate for item in one.candidate.combined}
     notes = []
     for one in known:
-        if (one.part, one.item) in have:
+        if one.custom or (one.part, one.item) in have:
             continue
         if (holder := combined.get(one.item)) and holder.known and holder.known.part == one.part:
             notes.append(f"{one.name}: in one section with item {holder.known.item}")

@@ -37,6 +37,8 @@ class Known:
     """In lower case, the words that carry meaning decide."""
     most: int
     """Characters beyond which what follows its heading is not this item."""
+    custom: bool = False
+    """Not among the form's items, but many companies have it."""
 
     @property
     def name(self) -> str:
@@ -54,6 +56,7 @@ I|1C|cybersecurity|M
 I|2|properties;property;description property|M
 I|3|legal proceedings|M
 I|4|mine safety disclosures;submission matters vote security holders;removed reserved;reserved|M
+I|4A|executive officers registrant;information executive officers;executive officers|O
 II|5|market registrant common equity related stockholder matters issuer purchases equity securities;
     market common stock related matters;market price|M
 II|6|selected financial data;selected consolidated financial data;reserved;removed reserved|M
@@ -196,7 +199,7 @@ _SAME = {
     "10-QT": "10-Q",
     "10-QSB": "10-Q",
 }
-_SIZES = {"L": _LONG, "M": _MIDDLE, "S": _SHORT}
+_SIZES = {"L": _LONG, "M": _MIDDLE, "O": _MIDDLE, "S": _SHORT}
 
 
 def family(form: str) -> str:
@@ -213,7 +216,7 @@ def known_items(form: str) -> tuple[Known, ...]:
     for row in _LISTS[form].replace(";\n    ", ";").strip().split("\n"):
         if row:
             part, item, titles, size = row.split("|")
-            found.append(Known(part, item, tuple(titles.split(";")), _SIZES[size]))
+            found.append(Known(part, item, tuple(titles.split(";")), _SIZES[size], size == "O"))
     return tuple(found)
 
 

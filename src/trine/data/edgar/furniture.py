@@ -14,6 +14,7 @@ from trine.data.edgar.headings import heading_of
 from trine.data.edgar.html import PAGE, TEXT, Block
 
 PAGE_NUMBER, RUNNING_HEAD, CONTENTS, HIDDEN = "page number", "running head", "contents row", "hidden XBRL"
+PART = "part heading"
 _NUMBER = re.compile(
     r"[\s\-–—|•]*(?:page\s*)?(?:([A-Z]{1,3}\s?-\s?)?(\d{1,4})|([ivxl]{1,7}))(?:\s*(?:of|/)\s*\d{1,4})?[\s\-–—|•.]*",
     re.IGNORECASE,
@@ -23,6 +24,9 @@ _ENDS = re.compile(r"^(?:page )?\d{1,3}\b|\b(?:[a-z]{1,2}-)?\d{1,3}$")
 _UNITS = re.compile(
     r"\(.*\b(?:million|thousand|except|unaudited|continued|dollars)|unaudited|in (?:million|thousand)", re.I
 )
+_FIGURE = re.compile(r"\d[\d,]*(?:\.\d+)?")
+MOST_FURNITURE = 0.0125
+"""Of a document's numbers, how many may be removed as furniture; what is beyond is set apart."""
 _NEAR = 4
 _LONGEST_HEAD = 160
 _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50}
@@ -144,10 +148,34 @@ def _find_heads(blocks: list[Block], edges: list[list[int]], gone: dict[int, str
                     continue
                 text = blocks[number].text
                 key = _key(text)
-                if counts[key] < enough or _UNITS.search(key) or not any(one.isalpha() for one in key):
+                heading = heading_of(text)
+                if (
+                    counts[key] < (2 if heading else enough)
+                    or _UNITS.search(key)
+                    or not any(one.isalpha() for one in key)
+                ):
                     break
-                if heading_of(text):
+                if heading:
                     repeated.add(number)
                 else:
                     gone[number] = RUNNING_HEAD
     return repeated
+
+
+def set_apart(removed: list[Removed], texts: list[str]) -> tuple[list[Removed], list[Removed]]:
+    """Furniture that may go, and furniture that would take more than `MOST_FURNITURE` of the document's numbers.
+
+    Page numbers and running heads go first, then rows of contents, in the order of the document; what bears no number
+    and what was hidden goes always. `texts` are the items'.
+    """
+    shown = [one for one in removed if one.kind in (PAGE_NUMBER, RUNNING_HEAD, CONTENTS)]
+    counts = {id(one): len(_FIGURE.findall(one.text)) for one in shown}
+    allowed = int(MOST_FURNITURE * (sum(counts.values()) + sum(len(_FIGURE.findall(text)) for text in texts)))
+    apart = set()
+    for one in sorted(shown, key=lambda one: (one.kind == CONTENTS, one.byte_start)):
+        count = counts[id(one)]
+        if count > allowed:
+            apart.add(id(one))
+        else:
+            allowed -= count
+    return [one for one in removed if id(one) not in apart], [one for one in removed if id(one) in apart]

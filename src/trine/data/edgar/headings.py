@@ -37,8 +37,8 @@ class Heading:
 
 def heading_of(text: str) -> Heading | None:
     """What the beginning of `text` says as a heading, or None. Looks at its first 240 characters."""
-    head = text[:LONGEST]
-    return _read(head) if head.lstrip(_MARKS)[:1] in ("I", "i", "P", "p") else None
+    head = text[: 2 * LONGEST].lstrip(_MARKS)[:LONGEST]
+    return _read(head) if head[:1] in ("I", "i", "P", "p") else None
 
 
 @lru_cache(1 << 14)
@@ -83,8 +83,9 @@ def _read(head: str) -> Heading | None:
 
 def part_of_line(text: str) -> str:
     """`II` for a line that is `PART II` and little more; ''."""
-    found = _PART.match(text[:LONGEST])
-    if not found or len(text) > 90 or not re.match(r"\s*P\s?A\s?R\s?T", text, re.IGNORECASE):
+    text = text[: 2 * LONGEST].strip()
+    found = _PART.match(text) if text[:1] in ("P", "p") else None
+    if not found or len(text) > 90:
         return ""
     roman = {"1": "I", "2": "II", "3": "III", "4": "IV"}
     return roman.get(found[1], found[1].upper())

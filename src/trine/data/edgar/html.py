@@ -51,6 +51,7 @@ class Page:
 
 _SPLIT = re.compile(r"(<[a-zA-Z/!?][^<>]*>)")
 _QUOTED = re.compile(r'="[^"<>]*>[^"<]*"[^<>"]*>')
+_INLINE_BOLD = ~(tags.BLOCK_BOLD | tags.HEADING)
 _CELL_LINES = 8
 """A cell with more lines than these holds a page, not an entry of a table."""
 
@@ -191,9 +192,10 @@ class _Reader:
             at += len(line) + 1
 
     def block(self, about: int, _: int) -> None:
-        self.flush()
+        if self.parts:
+            self.flush()
         self.soft = False
-        self.bold = self.bold & ~(tags.BLOCK_BOLD | tags.HEADING) | about
+        self.bold = self.bold & _INLINE_BOLD | about
 
     def line_break(self, _: object, position: int) -> None:
         if self.pre:
@@ -246,14 +248,21 @@ class _Reader:
             self._end_row()
 
     def cell_open(self, about: tuple[int, bool], position: int) -> None:
-        self.block(tags.BLOCK_BOLD if about[1] else 0, position)
+        if self.parts:
+            self.flush()
+        self.soft = False
+        self.bold = self.bold & _INLINE_BOLD | (tags.BLOCK_BOLD if about[1] else 0)
         if self.depth:
-            self._end_cell()
+            if self.cell is not None:
+                self._end_cell()
             self.cell, self.cell_about = [], (about[0], position)
 
     def cell_end(self, _: object, position: int) -> None:
-        self.block(0, position)
-        if self.depth:
+        if self.parts:
+            self.flush()
+        self.soft = False
+        self.bold &= _INLINE_BOLD
+        if self.cell is not None:
             self._end_cell()
 
     def table_end(self, _: object, position: int) -> None:
@@ -270,6 +279,9 @@ class _Reader:
         if lines is None:
             return
         span, at = self.cell_about
+        if not lines:
+            self.row.append(("", span, at, False))
+            return
         if len(lines) == 1 and lines[0].kind == TEXT:
             only = lines[0]
             self.row.append((only.text, span, only.start, only.bold))
@@ -298,12 +310,12 @@ class _Reader:
     def _emit(self) -> None:
         """What the table holds so far, as a block."""
         self._end_row()
-        rows = [row for row in self.rows if any(cell[0] for cell in row)]
-        if rows:
+        said = [number for number, row in enumerate(self.rows) if any(cell[0] for cell in row)]
+        if said:
+            rows = [self.rows[number] for number in said]
             begin = next(cell[2] for cell in rows[0] if cell[0])
-            self.blocks.append(
-                Block(TABLE, "", begin, rows=rows, links=self.links if len(rows) == len(self.rows) else {})
-            )
+            links = {at: self.links[number] for at, number in enumerate(said) if number in self.links}
+            self.blocks.append(Block(TABLE, "", begin, rows=rows, links=links))
         self.rows, self.links = [], {}
 
 

@@ -68,6 +68,19 @@ def chain(found: list[Candidate], places: int) -> list[Candidate]:
     return picked[::-1]
 
 
+def unordered(found: list[Candidate]) -> list[Candidate]:
+    """Of each item its best heading, for forms whose items come in any order."""
+    best: dict[int, Candidate] = {}
+    for one in found:
+        if one.score >= _LEAST_SCORE and (one.place not in best or one.score > best[one.place].score + 1e-9):
+            best[one.place] = one
+    taken: dict[int, Candidate] = {}
+    for one in best.values():
+        if one.block not in taken or one.score > taken[one.block].score:
+            taken[one.block] = one
+    return [taken[number] for number in sorted(taken)]
+
+
 def sections(blocks: list[Block], picked: list[Candidate], contents: Contents) -> list[Section]:
     """Contiguous sections that cover all blocks."""
     if not picked:
