@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lxml import etree, html
+from lxml import etree, html  # pyright: ignore[reportAttributeAccessIssue]
 from table import finish
 
 from trine.data.edgar.document import Parsed, parse_document, text_of
@@ -124,7 +124,7 @@ def alike(ours: str, theirs: str) -> str:
 
 
 def _leads(one: list[str], other: list[str]) -> bool:
-    """Whether most of the first dozen words of `one` stand among the first 60 of `other` (a page's foot may be between)."""
+    """Whether most of the first dozen words of `one` stand among the first 60 of `other` (a foot may be there)."""
     first = set(one[:12])
     return len(first & set(other[:60])) >= 0.7 * len(first)
 
