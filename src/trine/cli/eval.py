@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +28,8 @@ MaxLength = Annotated[int | None, Parameter(help="Tokens read at once. Default: 
 BatchTokens = Annotated[int, Parameter(help="Tokens computed at once, padding included.", validator=Number(gte=1))]
 Network = Annotated[bool, Parameter(help="Let lm-evaluation-harness fetch data sets it does not find on disk.")]
 
+UnsafeCode = Annotated[bool, Parameter(help="Let tasks such as mbpp_plus run the code that the model writes.")]
+
 
 def eval(
     model: Annotated[Path, Parameter(help="A model folder, a checkpoint, or a run, finished or not.")],
@@ -45,6 +48,7 @@ def eval(
     dtype: Dtype = "float32",
     device: str = "cpu",
     allow_network: Network = False,
+    confirm_run_unsafe_code: UnsafeCode = False,
     dry_run: DryRun = False,
 ) -> Shown:
     """Measure a model: results.json holds each task's figures, items.jsonl what came of every item.
@@ -56,7 +60,7 @@ def eval(
     Example: trine eval model --tasks offline needle:length=2048,depth=0.5 --data data --out scores --dry-run
     """
     check_out(out)
-    made = find_tasks(tasks, data, limit, include_path, allow_network)
+    made = find_tasks(tasks, data, limit, include_path, allow_network, confirm_run_unsafe_code)
     if dry_run:
         return planned(made, out)
     from trine.evaluate.runner import partial_folder, publish_results, run_tasks
@@ -78,15 +82,23 @@ def check_out(out: Path) -> None:
 
 
 def find_tasks(
-    words: tuple[str, ...], data: Path | None, limit: int | None, include: tuple[Path, ...], network: bool
+    words: tuple[str, ...],
+    data: Path | None,
+    limit: int | None,
+    include: tuple[Path, ...],
+    network: bool,
+    unsafe_code: bool,
 ) -> list[Task]:
     """The tasks, with their data. Raises BadInput naming all that is missing."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress is shown in one way
+    if not network:
+        os.environ |= {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
     from trine.evaluate.catalog import Where, make_tasks
 
     for folder in [*include, *([data] if data else [])]:
         if not folder.is_dir():
             raise BadInput(f"{folder}: no such folder")
-    return make_tasks(words, Where(data, limit, include, network))
+    return make_tasks(words, Where(data, limit, include, network, unsafe_code))
 
 
 def open_scorer(folder: Path, dtype: str, device: str, max_length: int | None, batch_tokens: int) -> Any:

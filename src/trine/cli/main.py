@@ -47,6 +47,7 @@ VERBS = {
 EXTRAS = {
     "train": {"torch", "numpy", "safetensors", "transformers"},
     "data": {"pyarrow", "tokenizers", "zstandard"},
+    "eval": {"lm_eval", "datasets"},
     "edgar": {"httpx"},
     "merge": {"cma"},
     "report": {"jinja2"},

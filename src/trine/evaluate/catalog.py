@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trine.errors import BadInput, nearest
 from trine.evaluate.finqa import ProgramTask
@@ -17,6 +19,9 @@ from trine.evaluate.needle import NeedleTask, read_hay
 from trine.evaluate.suites import SUITES, Spec, expand
 from trine.evaluate.tatqa import TatQa
 from trine.evaluate.text import TextTask
+
+if TYPE_CHECKING:
+    from trine.evaluate.harness import Harness
 
 _ENDINGS = ("", ".parquet", ".jsonl", ".jsonl.gz", ".txt", ".txt.gz")
 
@@ -33,6 +38,8 @@ class Where:
     """Folders of lm-evaluation-harness's task YAML."""
     network: bool = False
     """Whether the harness may fetch data."""
+    unsafe_code: bool = False
+    """Whether its tasks may run code that a model writes."""
 
 
 class Options:
@@ -84,9 +91,7 @@ def _make(spec: Spec, where: Where) -> Task:
         task = OWN[spec.name](options, where, limit)
     else:
         path = find_path(spec.name, where.data)
-        if path is None:
-            raise BadInput(_unknown(spec, where))
-        task = _text(options, path, limit)
+        task = _harness(options, where, limit) if path is None else _text(options, path, limit)
     options.end()
     return task
 
@@ -124,6 +129,35 @@ def _unknown(spec: Spec, where: Where) -> str:
     return (
         f"task '{spec.name}': no suite, task, file or folder of that name {looked}{nearest(spec.name, [*OWN, *SUITES])}"
     )
+
+
+def _harness(options: Options, where: Where, limit: int | None) -> Task:
+    try:
+        from trine.evaluate.harness import HarnessTask
+    except ModuleNotFoundError as error:
+        unknown = _unknown(options.spec, where)
+        raise BadInput(
+            f"{unknown}; lm-evaluation-harness's are not here: pip install 'trine[eval]' ({error})"
+        ) from None
+    harness = _opened(where.include, where.network)
+    if not harness.knows(options.spec.name):
+        raise BadInput(_unknown(options.spec, where))
+    shots, metric = options.number("shots", least=0), options.text("metric")
+    return HarnessTask(
+        options.spec.text,
+        harness.load(options.spec.name, shots),
+        metric=metric,
+        wanted_filter=options.text("filter"),
+        limit=limit,
+        unsafe_code=where.unsafe_code,
+    )
+
+
+@cache
+def _opened(include: tuple[Path, ...], network: bool) -> Harness:
+    from trine.evaluate.harness import Harness
+
+    return Harness(include, network)
 
 
 def _text(options: Options, path: Path, limit: int | None) -> Task:
