@@ -39,6 +39,8 @@ VERBS = {
     "export": "A checkpoint to a Hugging Face folder.",
     "generate": "Complete a text.",
     "eval": "Measure a model by tasks and texts.",
+    "compare": "Evaluations side by side, item by item.",
+    "gate": "Pass or fail a model: what it forgot, what it learned.",
     "report": "A run folder, a merge or a scan to one HTML file.",
     "init": "A randomly initialised Hugging Face folder.",
     "schema": "The JSON Schema of a config, for editors.",
