@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from tests.model.shapes import small_config, small_model
 from trine.data.tokenizer import trinity_pre_tokenizer
-from trine.evaluate.scorer import Likelihood, Prompt, Rolling
+from trine.evaluate.asking import Likelihood, Prompt, Rolling
 from trine.model.hf import save_model
 from trine.progress import Progress, silent
 

@@ -13,13 +13,13 @@ import pytest
 from tests.evaluate.folders import RuleScorer
 from tests.report.test_report import PAYLOADS
 from trine.errors import BadInput, TrineError
+from trine.evaluate.asking import Scorer
 from trine.evaluate.bootstrap import DRAWS, drawn_means, gains, interval
 from trine.evaluate.compare import compare_evaluations
 from trine.evaluate.gate import Limits, judge, read_share
 from trine.evaluate.items import Item, Task, prompt_hash
 from trine.evaluate.pairing import Paired, pair, read_evaluation
 from trine.evaluate.runner import partial_folder, publish_results, run_tasks
-from trine.evaluate.scorer import Scorer
 from trine.progress import Progress, silent
 from trine.report.evidence import write_comparison, write_gate
 

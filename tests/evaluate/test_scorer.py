@@ -11,8 +11,9 @@ import torch
 
 from tests.evaluate.folders import TEXT, write_afmoe, write_llama
 from trine.errors import BadInput
+from trine.evaluate.asking import Prompt
 from trine.evaluate.reading import Row, score_rows
-from trine.evaluate.scorer import ModelScorer, Prompt, windows_of
+from trine.evaluate.scorer import ModelScorer, windows_of
 
 
 @pytest.fixture(scope="module", params=["afmoe", "llama"])

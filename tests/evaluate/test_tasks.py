@@ -11,11 +11,12 @@ import pytest
 
 from tests.evaluate.folders import RuleScorer, write_llama
 from trine.errors import BadInput
+from trine.evaluate.asking import Scorer
 from trine.evaluate.catalog import Where, make_tasks
 from trine.evaluate.items import Item, Task, standard_error, summary
 from trine.evaluate.multiple import ChoiceTask
 from trine.evaluate.runner import partial_folder, publish_results, run_tasks
-from trine.evaluate.scorer import ModelScorer, Scorer
+from trine.evaluate.scorer import ModelScorer
 from trine.evaluate.text import PIECE_BYTES, TextTask
 from trine.manifest import verify
 from trine.progress import Progress, silent

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from trine.errors import BadInput
+from trine.evaluate.asking import Likelihood, Prompt, Scorer
 from trine.evaluate.items import Item, prompt_hash, stage
 from trine.evaluate.programs import NoProgram, Table, Value, agrees, answer_of, execute, parse_program
-from trine.evaluate.scorer import Likelihood, Prompt, Scorer
 from trine.evaluate.tatqa import answer_item, bits, write_table
 from trine.manifest import sha256_file
 from trine.progress import Progress, silent

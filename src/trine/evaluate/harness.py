@@ -21,9 +21,10 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from trine.errors import BadInput, nearest
+from trine.evaluate.asking import Prompt, Scorer
 from trine.evaluate.items import Item, stage
 from trine.evaluate.reading import Row
-from trine.evaluate.scorer import ModelScorer, Prompt, Scorer, windows_of
+from trine.evaluate.scorer import ModelScorer, windows_of
 from trine.model.sampling import Sampling
 from trine.progress import Progress, silent
 
@@ -77,7 +78,7 @@ class HarnessLM(TemplateLM):
         options = normalize_gen_kwargs(given, _MOST_NEW_TOKENS)
         end = self.scorer.tokenizer.decode([self.eot_token_id], skip_special_tokens=False)
         stop = tuple(handle_stop_sequences(options.get("until"), eos=end))
-        sampling = Sampling(temperature=0)
+        sampling = None
         if options.get("do_sample"):
             sampling = Sampling(options["temperature"], options.get("top_k"), options.get("top_p") or 1.0)
         return Prompt(text, options["max_gen_toks"], stop, sampling)

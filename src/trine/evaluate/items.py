@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trine.evaluate.scorer import Scorer
+from trine.evaluate.asking import Scorer
 from trine.progress import Progress, silent
 
 

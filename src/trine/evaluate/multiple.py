@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from trine.errors import BadInput
+from trine.evaluate.asking import Scorer
 from trine.evaluate.items import Item, prompt_hash, stage
-from trine.evaluate.scorer import Scorer
 from trine.manifest import sha256_file
 from trine.progress import Progress, silent
 

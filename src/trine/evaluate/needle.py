@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from trine.errors import BadInput
+from trine.evaluate.asking import Prompt, Scorer
 from trine.evaluate.items import Item, prompt_hash, stage
-from trine.evaluate.scorer import Prompt, Scorer
 from trine.progress import Progress, silent
 
 CHOICES = 10

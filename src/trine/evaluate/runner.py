@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from trine.errors import BadInput
+from trine.evaluate.asking import Scorer
 from trine.evaluate.items import Item, Task, summary
-from trine.evaluate.scorer import Scorer
 from trine.manifest import digest_of, publish, write_file
 from trine.progress import Progress, silent
 

@@ -1,22 +1,17 @@
-"""What an evaluation asks of a model, in text: likelihoods of continuations, of whole texts, and continuations.
-
-`Scorer` is the interface that tasks know; `ModelScorer` answers for a Hugging Face folder, AFMoE or a dense causal
-model of transformers.
-"""
+"""What a Hugging Face folder answers to an evaluation: AFMoE, or a dense causal model of transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from trine.data.tokenizer import open_tokenizer, vocabulary_size
 from trine.errors import BadInput
+from trine.evaluate.asking import Likelihood, Prompt, Rolling
 from trine.evaluate.reading import BATCH_TOKENS, Row, Scored, score_rows
-from trine.model.decode import generate
+from trine.model.decode import GREEDY, generate
 from trine.model.hf import load_model
 from trine.model.hf_config import end_tokens
 from trine.model.prompt_cache import fingerprint
@@ -26,66 +21,6 @@ from trine.progress import Progress, silent
 
 LONGEST = 8192
 """Tokens of a text that are read at once when the model could read more and nothing else is asked for."""
-GREEDY = Sampling(temperature=0)
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """Of a text behind another one."""
-
-    loglik: float
-    """In nats."""
-    greedy: bool
-    """Whether it is what greedy decoding would write."""
-
-
-@dataclass(frozen=True)
-class Rolling:
-    """Of a whole text, token by token."""
-
-    logp: np.ndarray
-    """In nats, fp64 [tokens]."""
-    ends: np.ndarray
-    """Where in the text each token ends, in characters, int64 [tokens]."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A text to go on from."""
-
-    text: str
-    most: int
-    """New tokens, at most."""
-    stop: tuple[str, ...] = ()
-    """The text ends before the first of these."""
-    sampling: Sampling = GREEDY
-
-
-class Scorer(Protocol):
-    """A language model as tasks see it. Answers are in the order of what was asked; `progress` counts them."""
-
-    def likelihoods(
-        self, pairs: Sequence[tuple[str, str]], progress: Progress = silent, what: str = ""
-    ) -> list[Likelihood]:
-        """log p(second | first) of each pair; the first may be empty."""
-        ...
-
-    def rolling(self, texts: Sequence[str], progress: Progress = silent, what: str = "") -> list[Rolling]:
-        """log p of whole texts, none of which sees another."""
-        ...
-
-    def complete(self, prompts: Sequence[Prompt], progress: Progress = silent, what: str = "") -> list[str]:
-        """The continuation of each prompt."""
-        ...
-
-    def count(self, text: str) -> int:
-        """Tokens of a text."""
-        ...
-
-    @property
-    def longest(self) -> int:
-        """Tokens that the model reads at once."""
-        ...
 
 
 class ModelScorer:
@@ -203,7 +138,7 @@ class ModelScorer:
         return self.encode(prompt.text)[-room:] or [self.prefix]
 
     def _complete(
-        self, rows: list[list[int]], numbers: list[int], most: int, stop: tuple[str, ...], sampling: Sampling
+        self, rows: list[list[int]], numbers: list[int], most: int, stop: tuple[str, ...], sampling: Sampling | None
     ) -> list[str]:
         made: list[list[int]] = [[] for _ in rows]
         ended: set[int] = set()
@@ -211,7 +146,7 @@ class ModelScorer:
             self.model,
             rows,
             most,
-            sampling,
+            sampling or GREEDY,
             stop=self.stop,
             choices=vocabulary_size(self.tokenizer),
             streams=numbers,

@@ -11,9 +11,9 @@ from typing import Any
 
 from trine.errors import BadInput
 from trine.evaluate.answers import exact_match, f1_score, split_answer, write_answer
+from trine.evaluate.asking import Likelihood, Prompt, Scorer
 from trine.evaluate.items import Item, prompt_hash, stage
 from trine.evaluate.numbers import SCALES
-from trine.evaluate.scorer import Likelihood, Prompt, Scorer
 from trine.manifest import sha256_file
 from trine.progress import Progress, silent
 

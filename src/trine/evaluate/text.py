@@ -19,8 +19,8 @@ from trine.data.config import SourceConfig
 from trine.data.document import BadRecord, Document, cut
 from trine.data.sources import list_files, read_documents
 from trine.errors import BadInput
+from trine.evaluate.asking import Scorer
 from trine.evaluate.items import Item, prompt_hash, stage
-from trine.evaluate.scorer import Scorer
 from trine.progress import Progress, silent
 
 FEW, PIECE_BYTES = 30, 16384
