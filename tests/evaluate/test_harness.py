@@ -71,20 +71,22 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("kind", "begins"), [("afmoe", True), ("llama", False), ("llama", True)])
 def test_scores_equal_the_harness_own(tmp_path: Path, tasks: Path, kind: str, begins: bool) -> None:
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
+    import lm_eval
+    from lm_eval.models import huggingface
     from lm_eval.tasks import TaskManager
 
     from trine.evaluate.harness import HarnessLM
 
     folder = {"afmoe": write_afmoe, "llama": write_llama}[kind](tmp_path / "model", begins)
+    own_model: Any = huggingface.HFLM
+    evaluate: Any = lm_eval.simple_evaluate
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     # one row at a time: in larger batches the harness's last one can score otherwise than by itself
-    peer: Any = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1)
+    peer: Any = own_model(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1)
     scorer = ModelScorer(folder)
     options: dict[str, Any] = {"tasks": list(TASKS), "task_manager": manager, "bootstrap_iters": 0}
-    theirs: Any = simple_evaluate(model=peer, **options)
-    ours: Any = simple_evaluate(model=HarnessLM(scorer), **options)
+    theirs: Any = evaluate(model=peer, **options)
+    ours: Any = evaluate(model=HarnessLM(scorer), **options)
     for name in TASKS:
         for metric, value in theirs["results"][name].items():
             if isinstance(value, float):

@@ -75,7 +75,7 @@ class HarnessLM(TemplateLM):
         return self.scorer.complete(prompts, self.progress, f"{self.name}: texts")
 
     def _prompt(self, text: str, given: dict[str, Any]) -> Prompt:
-        options = normalize_gen_kwargs(given, _MOST_NEW_TOKENS)
+        options: Any = normalize_gen_kwargs(given, _MOST_NEW_TOKENS)
         end = self.scorer.tokenizer.decode([self.eot_token_id], skip_special_tokens=False)
         stop = tuple(handle_stop_sequences(options.get("until"), eos=end))
         sampling = None
@@ -139,7 +139,7 @@ class HarnessTask:
     def run(self, scorer: Scorer, progress: Progress = silent) -> list[Item]:
         if not isinstance(scorer, ModelScorer):
             raise TypeError("the harness asks for tokens, so it takes a model")
-        found = lm_eval.evaluator.evaluate(
+        found: Any = lm_eval.evaluator.evaluate(
             HarnessLM(scorer, progress, stage(self.name)),
             self.loaded,
             limit=self.limit,
@@ -147,7 +147,6 @@ class HarnessTask:
             log_samples=True,
             confirm_run_unsafe_code=self.unsafe_code,
         )
-        assert found is not None
         items = []
         for name, samples in found["samples"].items():
             kept = self._filter(name, [one["filter"] for one in samples])
