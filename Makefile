@@ -31,7 +31,7 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/pyright
 
 bench: $(VENV)/.ready-dev
-	@failed=; for one in startup.py loader.py tokenizer.py decode.py "train_step.py $(ARGS)"; do \
+	@failed=; for one in startup.py loader.py tokenizer.py corpus.py decode.py "train_step.py $(ARGS)"; do \
 		echo "$(BIN)/python bench/$$one"; $(BIN)/python bench/$$one || failed="$$failed $${one%% *}"; \
 	done; [ -z "$$failed" ] || { echo "goal missed or failed:$$failed"; exit 1; }
 
