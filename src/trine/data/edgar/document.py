@@ -96,7 +96,7 @@ def _apart(kept: list[Removed]) -> list[Item]:
     for title, of_pages in (("Contents", False), ("Furniture", True)):
         lines = [one for one in kept if (one.kind != furniture.CONTENTS) == of_pages]
         if lines:
-            text = "\n".join(one.text for one in lines)
+            text = "\n".join(one.text.strip() for one in lines)
             begin, end = lines[0].byte_start, lines[-1].byte_start
             items.append(Item("", "", title, text, [], 1.0, [note], begin, end))
     return items
@@ -242,15 +242,15 @@ def _listed(known: Known, contents: Contents) -> Entry | None:
 
 def _by_title(blocks: list[Block]) -> list[Section]:
     """Sections of a proxy statement: its bold or capital headings that begin as such sections do."""
-    starts = []
+    starts: list[int] = []
     for number, block in enumerate(blocks):
         text = block.text
         if block.kind != TEXT or not 4 < len(text) < 120 or not (block.bold or text.isupper()):
             continue
         lower = text.lower().replace("-", " ")
-        if lower.startswith(SECTIONS) or (
-            lower.startswith(("proposal", "item ")) and any(c.isdigit() for c in lower[:14])
-        ):
+        numbered = lower.startswith(("proposal", "item ")) and any(c.isdigit() for c in lower[:14])
+        again = starts and blocks[starts[-1]].text == text
+        if (numbered or lower.startswith(SECTIONS)) and not again:
             starts.append(number)
     ends = [*starts, len(blocks)]
     found = [Section(None, 0, ends[0], "", 1.0)]

@@ -24,7 +24,7 @@ _ELSEWHERE = re.compile(
     r"\bincorporated\b|\b(?:set\sforth|included|contained|appears?|found|listed|presented|begin\w*)\s(?:\w+\s){0,3}(?:in|on|under|at)\b|\b(?:refer|see)\b|not\sapplicable|\bnone\b|reserved|omitted|not\srequired",
     re.IGNORECASE,
 )
-_LEAST = {"1": 1500, "7": 1500, "8": 1500}
+_LEAST = {("I", "1"): 1500, ("II", "7"): 1500, ("II", "8"): 1500}
 _LEAST_SCORE = 1.2
 
 
@@ -145,7 +145,8 @@ def _check_size(blocks: list[Block], section: Section) -> None:
     if size > section.known.most:
         section.warnings.append(f"{size:,} characters, where such an item has at most {section.known.most:,}")
         section.confidence = min(section.confidence, 0.3 if size < 3 * section.known.most else 0.1)
-    least = _LEAST.get(section.known.item, 0) if section.known.part != "II" or section.known.item != "1" else 0
+    long = section.known.most > 1_000_000
+    least = _LEAST.get((section.known.part, section.known.item), 0) if long else 0
     if size < least:
         text = " ".join(block.text for block in blocks[section.begin : section.end])
         if _ELSEWHERE.search(text):
