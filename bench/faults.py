@@ -4,7 +4,8 @@
     python bench/faults.py --row kill-train --trials 20 --seconds 600 --json out.json
 
 Each trial forks from this warm process, so a trial costs about a second. A row passes when every trial does;
-the exit code is 1 when any failed. The rows of merging are in faults_merge.py.
+the exit code is 1 when any failed. The rows of merging are in faults_merge.py, those of filings in
+faults_edgar.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from faults_edgar import HostileFilings
 from faults_merge import DamageMerge, FullDisk, KillMerge, StrayByte, in_child
 from table import finish
 
@@ -148,6 +150,7 @@ ROWS: dict[str, Any] = {
     "damage-merge": DamageMerge,
     "stray-byte-merge": StrayByte,
     "full-disk-merge": FullDisk,
+    "hostile-filings": HostileFilings,
 }
 
 

@@ -135,6 +135,38 @@ def fetch(
     return Shown(record | {"out": str(out), "files": len(record["files"])}, text)
 
 
+def parse(
+    *sources: Annotated[Path, Parameter(help="Filings, or folders of them: .txt, .nc, .htm, .html, also with .gz.")],
+    out: Annotated[Path, Parameter(help="The Parquet file of items to make; documents.parquet appears beside it.")],
+    workers: Annotated[int, Parameter(help="Processes.")] = 1,
+    explain: Annotated[bool, Parameter(help="Also list what was taken out as furniture, in removed.parquet.")] = False,
+) -> Shown:
+    """Filings to their items: text and tables of each, with a confidence and where it stands in the file.
+
+    A filing that cannot be read is set aside, with its reason in documents.parquet, and never stops the run.
+
+    Example: trine edgar parse filings --out items.parquet --workers 2
+    """
+    if not sources:
+        raise BadInput("trine edgar parse: name filings, or folders of them")
+    from trine.data.edgar.parse import parse_filings
+
+    with watching() as watch:
+        record = parse_filings(sources, out, workers, explain, watch.progress)
+    speed = record["bytes"] / 1e6 / max(record["seconds"], 1e-9)
+    lines = [
+        f"parse    {out}: {record['items']:,} items of {record['parsed']:,} filings, {speed:.1f} MB/s",
+        f"listed   {out.with_name('documents.parquet')}: {record['inputs']:,} inputs, "
+        f"{record['quarantined']:,} set aside",
+    ]
+    if record["not_filings"]:
+        lines.append(f"left     {record['not_filings']:,} files whose names do not end as filings do")
+    if explain:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(record["removed"].items())) or "nothing"
+        lines.append(f"removed  {out.with_name('removed.parquet')}: {kinds}")
+    return Shown(record | {"out": str(out)}, "\n".join(lines))
+
+
 def _policy(user_agent: str | None, base_url: str, rate: float) -> Policy:
     from trine.data.edgar.site import Policy
 

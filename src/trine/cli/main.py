@@ -93,10 +93,10 @@ def make_app(verb: str | None = None) -> App:
     app.command(spectrum)
     edgar = App(
         name="edgar",
-        help="`edgar index`, `fetch`: filings of the SEC.",
+        help="`edgar index`, `fetch`, `parse`: filings of the SEC, from indexes to items of text.",
         sort_key=3,
     )
-    for name in ("index", "fetch"):
+    for name in ("index", "fetch", "parse"):
         edgar.command(f"trine.cli.edgar:{name}", name=name)
     app.command(edgar)
     return app

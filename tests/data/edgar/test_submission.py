@@ -159,7 +159,7 @@ def test_unclosed_documents_are_read_and_said() -> None:
     read = read_submission(text.encode(), "a")
     assert [part.type for part in read.parts] == ["8-K", "EX-99"]
     assert read.parts[0].data == b"first"
-    assert any("document 1 has no </DOCUMENT>" in one for one in read.warnings)
+    assert any("no </DOCUMENT> after document 1" in one for one in read.warnings)
     assert any("</SEC-DOCUMENT> is missing" in one for one in read.warnings)
     assert cut_short(full("8-K").encode()) is None
 

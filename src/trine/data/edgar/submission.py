@@ -72,7 +72,11 @@ def read_submission(data: bytes, source: str) -> Submission:
 
     Raises BadInput for what is empty, damaged, too large, or no text at all.
     """
-    data = unzipped(data, source)
+    return read_unpacked(unzipped(data, source), source)
+
+
+def read_unpacked(data: bytes, source: str) -> Submission:
+    """As `read_submission`, of bytes that are out of gzip."""
     if not data.strip(b" \t\r\n\0"):
         raise BadInput(f"{source}: holds no text" if data else f"{source}: is empty")
     digest = hashlib.sha256(data).hexdigest()
@@ -119,14 +123,15 @@ def _headless(data: bytes) -> list[int]:
 
 
 def _parts(data: bytes, begins: list[int]) -> tuple[list[Part], list[str]]:
-    parts, warnings = [], []
+    parts, unclosed = [], []
     for number, (begin, limit) in enumerate(zip(begins, [*begins[1:], len(data)], strict=True), 1):
         end = data.rfind(_END, begin, limit)
         if end < 0:
-            warnings.append(f"document {number} has no {_END.decode()}")
+            unclosed.append(number)
             end = limit if number == len(begins) else max(begin, data.rfind(b"<", begin, limit))
         parts.append(_part(data, begin, end))
-    return parts, warnings
+    more = f" and {len(unclosed) - 1:,} more" if len(unclosed) > 1 else ""
+    return parts, [f"no {_END.decode()} after document {unclosed[0]}{more}"] if unclosed else []
 
 
 def _part(data: bytes, begin: int, end: int) -> Part:
