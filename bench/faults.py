@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faults_edgar import HostileFilings
+from faults_edgar import FetchFaults, HostileFilings
 from faults_merge import DamageMerge, FullDisk, KillMerge, StrayByte, in_child
 from table import finish
 
@@ -151,6 +151,7 @@ ROWS: dict[str, Any] = {
     "stray-byte-merge": StrayByte,
     "full-disk-merge": FullDisk,
     "hostile-filings": HostileFilings,
+    "fetch-faults": FetchFaults,
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -15,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from edgar_server import PASSING, Edgar, filing, serving
+from faults_edgar import stored
 
-from tests.data.edgar.server import Edgar, filing, serving
 from trine.data.edgar.fetch import fetch
 from trine.data.edgar.pace import Pace
 from trine.data.edgar.site import Policy
@@ -39,42 +39,6 @@ def policy(edgar: Edgar, **changes: float) -> Policy:
     return dataclasses.replace(quick, **{"per_second": 10.0, "attempts": 6, **changes})  # type: ignore[arg-type]
 
 
-def stored(folder: Path) -> dict[str, bytes]:
-    """Path to bytes by the journal, each line once and each file by its name's SHA-256."""
-    lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
-    assert len({line["path"] for line in lines}) == len(lines), "a path stands twice"
-    files = {line["path"]: (folder / line["file"]).read_bytes() for line in lines}
-    for line in lines:
-        assert (
-            Path(line["file"]).name.split(".")[0] == line["sha256"] == hashlib.sha256(files[line["path"]]).hexdigest()
-        )
-    on_disk = {p for p in (folder / OBJECTS).rglob("*") if p.is_file()}
-    assert on_disk == {folder / line["file"] for line in lines}, "a file that no line names"
-    return files
-
-
-PASSING = [
-    "403",
-    "429",
-    "503",
-    "500",
-    "rate page",
-    "cut",
-    "cut, length right",
-    "unstated",
-    "empty",
-    "drip",
-    "stall",
-    "reset",
-    "gzip",
-    "false gzip",
-    "cut gzip",
-    "brotli",
-    "html",
-    "moved",
-]
-
-
 def test_every_passing_fault_is_survived_and_nothing_wrong_is_kept(edgar: Edgar, tmp_path: Path) -> None:
     paths = {f"/a/{n}.txt": fault for n, fault in enumerate(PASSING)}
     edgar.files = {path: filing(n) for n, path in enumerate(paths)}
@@ -88,10 +52,14 @@ def test_every_passing_fault_is_survived_and_nothing_wrong_is_kept(edgar: Edgar,
     assert {agent for _, _, agent in edgar.seen} == {AGENT}
 
 
-def test_lasting_faults_fail_with_a_reason_and_the_rest_goes_on(edgar: Edgar, tmp_path: Path) -> None:
+def test_lasting_faults_fail_with_a_reason_and_the_rest_goes_on(
+    edgar: Edgar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lasting = {"off host": "outside 127.0.0.1", "file": "outside", "other scheme": "outside", "denied": "no such file"}
     with serving() as other:
         edgar.elsewhere = other.url
+        monkeypatch.setenv("HTTP_PROXY", other.url)
+        monkeypatch.setenv("ALL_PROXY", other.url)
         edgar.files = {f"/a/{n}.txt": filing(n) for n in range(6)}
         edgar.faults = {f"/a/{n}.txt": [fault] for n, fault in enumerate(lasting)} | {"/a/4.txt": ["rate page"] * 9}
         paths = [path[1:] for path in edgar.files]
@@ -155,6 +123,21 @@ def test_two_processes_share_the_rate_and_the_store(edgar: Edgar, tmp_path: Path
     assert len(edgar.seen) == 27, "each file is asked for once, the three with faults once more"
     assert time.monotonic() - began > 26 / 10
     assert stored(store) == {path[1:]: data for path, data in edgar.files.items()}
+
+
+def test_a_killed_process_leaves_nothing_wrong(edgar: Edgar, tmp_path: Path) -> None:
+    edgar.files = {f"/a/{n}.txt": filing(n) for n in range(12)}
+    paths, store = [path[1:] for path in edgar.files], tmp_path / "store"
+    command = [sys.executable, "-c", PROCESS, edgar.url, str(store), *paths]
+    running = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    while len(edgar.seen) < 4:
+        time.sleep(0.02)
+    running.kill()
+    running.wait()
+    record = fetch(paths, store, policy(edgar))
+    assert record["failed"] == {}
+    assert stored(store) == {path[1:]: data for path, data in edgar.files.items()}
+    assert edgar.busiest_second() <= 10
 
 
 async def take(pace: Pace, count: int, answer_after: float = 0.0) -> list[float]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from edgar_server import filing, serving
 
-from tests.data.edgar.server import filing, serving
 from trine.cli.main import main
 from trine.data.edgar.index import Wanted, build_index, quarters, read_index, read_paths, read_sics, wanted
 from trine.errors import BadInput

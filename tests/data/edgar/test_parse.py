@@ -169,7 +169,8 @@ def test_cover_of_a_bare_document() -> None:
     facts = (
         "<ix:nonNumeric name='dei:DocumentType' id='a'>10-K</ix:nonNumeric>"
         '<ix:nonNumeric name="dei:DocumentPeriodEndDate"><ix:nonNumeric name="dei:x">December&#160;31'
-        '</ix:nonNumeric>, 2024</ix:nonNumeric><ix:nonNumeric name="dei:EntityRegistrantName"><b>A &amp; B\nInc.</b></ix:nonNumeric>'
+        "</ix:nonNumeric>, 2024</ix:nonNumeric>"
+        '<ix:nonNumeric name="dei:EntityRegistrantName"><b>A &amp; B\nInc.</b></ix:nonNumeric>'
         '<ix:nonNumeric name="dei:EntityCentralIndexKey">0000051143</ix:nonNumeric>'
     )
     read = read_cover(f"<html><body>{facts}</body></html>".encode(), "x/0000051143-24-000001.htm")

@@ -142,6 +142,13 @@ _ANSWERS: dict[str, Callable[[_Handler, bytes], None]] = {
 }
 
 
+PASSING = [
+    *("403", "429", "503", "500", "rate page", "cut", "cut, length right", "unstated", "empty", "drip", "stall"),
+    *("reset", "gzip", "false gzip", "cut gzip", "brotli", "html", "moved"),
+]
+"""Faults after which the next request is answered well."""
+
+
 @contextmanager
 def serving(edgar: Edgar | None = None) -> Iterator[Edgar]:
     """An EDGAR on a port of its own, in threads of this process."""
