@@ -149,13 +149,19 @@ PASSING = [
 """Faults after which the next request is answered well."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is part of the play."""
+
+
 @contextmanager
 def serving(edgar: Edgar | None = None) -> Iterator[Edgar]:
     """An EDGAR on a port of its own, in threads of this process."""
     edgar = edgar or Edgar()
     handler = type("Handler", (_Handler,), {"edgar": edgar})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     edgar.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -75,6 +75,8 @@ def index(
     lines = [f"index    {out}: {made['kept']:,} of {made['filings']:,} filings in {made['files']} index files"]
     if "without_sic" in made:
         lines.append(f"sic      unknown for {made['without_sic']:,} filings: no JSON of their companies")
+    if made["unread"]:
+        lines.append(f"unread   {len(made['unread']):,} lines; the first, {made['unread'][0]}")
     return Shown(made | {"out": str(out)}, "\n".join(lines))
 
 

@@ -44,7 +44,7 @@ def test_every_layout_gives_the_same_rows(tmp_path: Path, layout: str) -> None:
         text += "".join(f"{name:62}{form:12}{cik:12}{date:12}{path}\n" for cik, name, form, date, path in ROWS)
     for name, data in (("plain.idx", text.encode("cp1252")), ("packed.gz", gzip.compress(text.encode()))):
         (tmp_path / name).write_bytes(data)
-        rows = list(read_index(tmp_path / name))
+        rows = list(read_index(tmp_path / name, []))
         expected = [(cik.zfill(10), form, date, path) for cik, _, form, date, path in ROWS]
         assert [(row["cik"], row["form"], row["filed"], row["path"]) for row in rows] == expected
         assert rows[4]["company"].startswith("SOCIÉTÉ 10-K")
@@ -91,6 +91,11 @@ def test_bad_indexes_and_words_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=why):
             build_index([tmp_path / name], out, Wanted())
         assert sorted(p.name for p in tmp_path.glob("*out*")) == []
+    (tmp_path / "d.idx").write_text(master(ROWS * 100) + "not|a|row\n")
+    made = build_index([tmp_path / "d.idx"], out, Wanted())
+    assert made["filings"] == 500
+    assert "d.idx:507: is no row" in made["unread"][0]
+    out.unlink()
     with pytest.raises(BadInput, match="--submissions"):
         build_index([], out, wanted(sics=["3571"]))
     for words in (

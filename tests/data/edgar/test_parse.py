@@ -114,6 +114,10 @@ def parse_document(data, form):
     return sound(data, form)
 
 document.parse_document = parse_document
+
+import trine.data.edgar.worker as worker
+
+worker.SECONDS_PER_MB = 0.5
 """
 
 

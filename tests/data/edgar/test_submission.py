@@ -192,13 +192,13 @@ def test_gzip_bomb_is_bounded() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"<DOCUMENT>\n<TYPE>" * 60_000,
-        b"<DOCUMENT>\n<TEXT>" * 60_000,
+        b"<DOCUMENT>\n<TYPE>" * 20_000,
+        b"<DOCUMENT>\n<TEXT>" * 20_000,
         b"\n" * 1_000_000 + b"<TYPE>" * 1000,
         b"<DOCUMENT>" + b" " * 1_000_000,
-        b"<SUBMISSION>\n<ACCESSION-NUMBER>" + b"<A" * 500_000,
+        b"<SUBMISSION>\n<ACCESSION-NUMBER>" + b"<A" * 200_000,
         b"<SEC-HEADER>\n" + b"A" * 1_000_000 + b":",
-        b"<TYPE>X\n<TEXT>" + b"\n<TYPE>X\n" * 100_000,
+        b"<TYPE>X\n<TEXT>" + b"\n<TYPE>X\n" * 30_000,
     ],
 )
 def test_hostile_input_takes_linear_time(data: bytes) -> None:

@@ -107,13 +107,16 @@ def read_sics(folder: Path) -> dict[str, str]:
     return found
 
 
-def read_index(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of one index file, in gzip or not. Raises BadInput naming the line that is none."""
+def read_index(path: Path, unread: list[str]) -> Iterator[dict[str, str]]:
+    """The rows of one index file, in gzip or not; places of lines that are none are added to `unread`.
+
+    Raises BadInput for a file that is no index: one without titles, or with more than a hundredth of such lines.
+    """
     try:
         lines = decode(unzipped(path.read_bytes(), str(path))).splitlines()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    rule = next((n for n, line in enumerate(lines[:200]) if len(line) > 20 and not line.strip("- ")), None)
+    rule = next((n for n, line in enumerate(lines[:200]) if line.startswith("-" * 20) and not line.strip("- ")), None)
     if rule is None or rule == 0:
         raise BadInput(f"{path}: has no line of dashes under its titles, so it is no EDGAR index")
     titles = lines[rule - 1]
@@ -125,7 +128,10 @@ def read_index(path: Path) -> Iterator[dict[str, str]]:
         filed = iso_date(fields.get("date", ""))
         accession = _ACCESSION.search(fields.get("path", ""))
         if not filed or not fields.get("cik", "").isdigit():
-            raise BadInput(f"{path}:{number}: is no row of an EDGAR index: {line[:80]!r}")
+            unread.append(f"{path}:{number}: is no row of an EDGAR index: {line[:80]!r}")
+            if len(unread) > len(lines) // 100:
+                raise BadInput(unread[-1])
+            continue
         yield {
             "cik": fields["cik"].zfill(10),
             "company": fields["company"],
@@ -190,12 +196,14 @@ def build_index(
     remove_stale(out)
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     read = kept = without = 0
+    unread: list[str] = []
     try:
         with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
             for number, path in enumerate(files):
                 progress(number, len(files), f"index: files, {kept:,} filings")
                 rows: list[dict[str, str]] = []
-                for row in read_index(path):
+                bad: list[str] = []
+                for row in read_index(path, bad):
                     read += 1
                     if sics is not None:
                         row["sic"] = sics.get(row["cik"], "")
@@ -206,6 +214,7 @@ def build_index(
                     if len(rows) >= _GROUP_ROWS:
                         writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
                         rows = []
+                unread += bad
                 if rows:
                     writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
         progress(len(files), len(files), f"index: files, {kept:,} filings")
@@ -214,7 +223,7 @@ def build_index(
         fsync_path(out.parent)
     finally:
         temporary.unlink(missing_ok=True)
-    record = {"files": len(files), "filings": read, "kept": kept}
+    record = {"files": len(files), "filings": read, "kept": kept, "unread": unread}
     return record if sics is None else record | {"without_sic": without}
 
 
