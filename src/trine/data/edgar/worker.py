@@ -105,7 +105,7 @@ def _fill(outcome: Outcome, filing: Submission, explain: bool) -> None:
         raise BadInput("; ".join(["its main document holds no text", *warnings]))
     company = header.company
     others = [one.cik for one in header.companies if one.cik and one.cik != company.cik]
-    notes = [*filing.warnings, *warnings]
+    notes = list(filing.warnings)
     if others:
         notes.append(f"also of CIK {', '.join(dict.fromkeys(others))}")
     outcome.items = [
@@ -140,7 +140,7 @@ def _fill(outcome: Outcome, filing: Submission, explain: bool) -> None:
             }
             for one in removed
         ]
-    outcome.status, outcome.reason = "parsed", "; ".join(notes)
+    outcome.status, outcome.reason = "parsed", "; ".join([*notes, *warnings])
 
 
 def _parsed(main: Part, form: str) -> tuple[list[Item], list[Any], list[str]]:
