@@ -245,8 +245,8 @@ class _Pool:
     def _start(self) -> _Worker:
         ours, theirs = Pipe()
         code = f"from trine.data.edgar.worker import serve; serve({theirs.fileno()}, {self.explain})"
-        quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-        process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], **quiet)
+        command, null = [sys.executable, "-c", code], subprocess.DEVNULL
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=null, stdout=null)
         theirs.close()
         return _Worker(process, ours)
 

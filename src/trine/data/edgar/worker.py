@@ -146,9 +146,10 @@ def _fill(outcome: Outcome, filing: Submission, explain: bool) -> None:
 def _parsed(main: Part, form: str) -> tuple[list[Item], list[Any], list[str]]:
     """Items, what was removed, and warnings of the main document."""
     if main.kind == "xml":
-        text = "\n".join(xml_lines(main.data))
+        lines, why = xml_lines(main.data)
         note = "data in XML, given as lines of name and value"
-        return [Item("", "", form, text, [], 1.0, [note], 0, len(main.data))], [], []
+        item = Item("", "", form, "\n".join(lines), [], 0.5 if why else 1.0, [note], 0, len(main.data))
+        return [item], [], [why] if why else []
     parsed = parse_document(main.data, form)
     return parsed.items, parsed.removed, parsed.warnings
 
