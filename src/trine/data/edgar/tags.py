@@ -12,7 +12,7 @@ Steps = int | tuple[tuple[int, object], ...]
 _NAME = re.compile(r"</?([a-zA-Z][a-zA-Z0-9:_-]*)")
 _ATTRIBUTE = re.compile(r"""([a-zA-Z_:-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>"']+))""")
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});?")
-_INVISIBLE = {ord(one): None for one in "\u200b\u200c\u200d\ufeff\u00ad\u2060"}
+_INVISIBLE = re.compile("[\u200b\u200c\u200d\ufeff\u00ad\u2060]")
 _BOLD = re.compile(r"font-weight\s*:\s*(?:bold|[6-9]00)|\bfont\s*:[^;]*\b(?:bold|[6-9]00)\b")
 _HIDDEN = re.compile(r"display\s*:\s*none")
 _BREAK = re.compile(r"(?:page-)?break-(?:before|after)\s*:\s*(?:always|page|left|right)")
@@ -140,11 +140,11 @@ def text_at(raw: str) -> str:
 def plain(raw: str) -> str:
     """`text_at`, entities resolved, spaces made one."""
     if not raw.isascii():
-        raw = text_at(raw).translate(_INVISIBLE)
+        raw = _INVISIBLE.sub("", text_at(raw))
     if "&" in raw:
         raw = _ENTITY.sub(lambda one: _ENTITIES[one[0]], raw)
         if not raw.isascii():
-            raw = raw.translate(_INVISIBLE)
+            raw = _INVISIBLE.sub("", raw)
     return " ".join(raw.split())
 
 
