@@ -277,6 +277,13 @@ def test_time_is_linear_on_hostile_input(piece: str) -> None:
     assert time.process_time() - began < 1.5
 
 
+def test_time_is_linear_in_many_different_headings() -> None:
+    data = b"<html>" + b"".join(b"<p>Item %d. Business %d</p>" % (number % 16 + 1, number) for number in range(6000))
+    began = time.process_time()
+    parse_document(data, "10-K")
+    assert time.process_time() - began < 1.5
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"\x00" * 100, b"<html>", b"\xff\xfe", bytes(range(256)) * 40, b"PK\x03\x04" + b"z" * 99]
 )

@@ -6,6 +6,7 @@ What they say is used (places they link to, pages, titles) and they are taken ou
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 
 from trine.data.edgar.forms import Known, likeness, words
@@ -63,8 +64,9 @@ def find_contents(blocks: list[Block], form: tuple[Known, ...]) -> Contents:
             _from_table(block, number, form, found)
         elif heading := heading_of(block.text):
             headings.append((number, heading))
+    counts = Counter(item for _, heading in headings for item in heading.items)
     for run in _runs(blocks, headings):
-        _from_lines(blocks, run, headings, found)
+        _from_lines(blocks, run, headings, counts, found)
     for number in sorted(found.taken):
         _take_around(blocks, number, found.taken)
     return found
@@ -133,9 +135,10 @@ def _runs(blocks: list[Block], headings: list[tuple[int, Heading]]) -> list[list
     return [run for run in runs if len(run) >= _LEAST]
 
 
-def _from_lines(blocks: list[Block], run: list[int], headings: list[tuple[int, Heading]], found: Contents) -> None:
+def _from_lines(
+    blocks: list[Block], run: list[int], headings: list[tuple[int, Heading]], counts: Counter[str], found: Contents
+) -> None:
     """A run is contents when most of its lines bear pages or links, or when the same items stand elsewhere again."""
-    inside = {headings[at][0] for at in run}
     last = headings[run[-1]][0]
     entries = []
     part = ""
@@ -159,8 +162,8 @@ def _from_lines(blocks: list[Block], run: list[int], headings: list[tuple[int, H
             title, page = heading.rest[: pages.start()], pages[1]
         entries.append(Entry(heading, heading.part or part, title.strip(" .…"), link, page, blocks[number].start))
     marked = sum(1 for one in entries if one.pages or one.link)
-    others = {item for number, heading in headings if number not in inside for item in heading.items}
-    repeated = sum(1 for one in entries if one.heading.items[0] in others)
+    own = Counter(item for at in run for item in headings[at][1].items)
+    repeated = sum(1 for one in entries if counts[one.heading.items[0]] > own[one.heading.items[0]])
     distinct = len({(one.part, one.heading.items) for one in entries})
     bare = last - headings[run[0]][0] + 1 == len(run)
     first = number_share(blocks, headings[run[0]][0]) < 0.2
