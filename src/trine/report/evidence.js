@@ -33,6 +33,7 @@ function forest(parent, spec) {
 add(page, "h1", data.name);
 add(page, "p", data.about, "soft");
 tiles(page, data.tiles);
+add(page, "h2", "95 % intervals");
 const plots = add(page, "div", null, "charts");
 for (const one of data.forests) forest(plots, one);
 for (const one of data.tables) {
