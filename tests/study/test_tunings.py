@@ -23,6 +23,7 @@ from trine.model.config import ModelConfig
 from trine.model.flops import count_parameters
 from trine.progress import Progress, silent
 from trine.recipe import Config, with_vocabulary
+from trine.spectrum.scanned import read_scan
 from trine.study.plan import Program, RunSpec
 from trine.study.runner import keep_finished
 from trine.study.spectrum.budget import budget
@@ -105,6 +106,12 @@ def test_selections_are_of_equal_size_and_random_ones_differ(made: Layout) -> No
     each = about["lora"]["parameters"] / about["lora"]["rank"]
     assert abs(about["lora"]["parameters"] - wanted) <= each / 2
     assert any(note.startswith("tie broken") for note in about["spectrum-50"]["notes"])
+    scans = {name: read_scan(made.scan(cell.model, name)) for name in ("calibrated", "published")}
+    assert {name: scanned.measure for name, scanned in scans.items()} == {name: name for name in scans}
+    lowest = read_selection(made.selection(cell, of["lowest-snr"], 0))
+    up = [one for one in scans["published"].entries if one.type == "self_attn.q_proj"]
+    chosen_up = [one.snr for one in up if one.name in lowest]
+    assert chosen_up == sorted(one.snr for one in up)[: len(chosen_up)]
 
 
 def test_prepared_twice_nothing_is_made_again(made: Layout) -> None:

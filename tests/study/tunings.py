@@ -72,7 +72,7 @@ arms:
   - {{name: lora, lora: true, like: spectrum-50}}
   - {{name: random, rule: random, like: spectrum-50}}
   - {{name: top-layers, rule: top-layers, like: spectrum-50}}
-  - {{name: lowest-snr, rule: lowest-snr, like: spectrum-50}}
+  - {{name: lowest-snr, rule: lowest-snr, measure: published, like: spectrum-50}}
   - {{name: gradient-norm, rule: gradient-norm, like: spectrum-50}}
 compare:
   - {{arm: spectrum-50, against: random}}

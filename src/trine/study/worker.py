@@ -11,9 +11,12 @@ import shutil
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
+
+import torch
 
 from trine.chain import write_json
 from trine.config.load import load_config
@@ -24,8 +27,9 @@ from trine.recipe import Config
 from trine.report.page import write_report
 from trine.train.config import TrainConfig
 from trine.train.loop import fit
+from trine.train.meters import used_bytes
 from trine.train.metrics import Unwatched, read_metrics
-from trine.train.setup import folder_digest
+from trine.train.setup import folder_digest, pick_device
 
 _ORPHAN_SECONDS = 0.2
 
@@ -55,6 +59,9 @@ def train(folder: Path) -> None:
     config = load_config(Config, folder / "config.yaml").config
     assert config.train is not None
     assert config.train.tokens is not None
+    if config.train.lora is not None:
+        import_module("peft")
+    held = used_bytes(torch.device("cpu")) if pick_device(config.train.device).type == "cpu" else 0
     watch, began = _Session(), time.monotonic()
     try:
         model = config.model or ModelConfig()
@@ -70,19 +77,19 @@ def train(folder: Path) -> None:
         }
     write_report(folder)
     result |= {"environment": watch.environment, "trained": watch.trained}
-    write_json(folder / "result.json", result | _costs(folder, config.train))
+    write_json(folder / "result.json", result | _costs(folder, config.train, held))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _costs(folder: Path, train: TrainConfig) -> dict[str, Any]:
-    """Peak bytes (see `train.meters`) and seconds of all steps, at the median step's speed, which neither a neighbour
-    nor a resume moves much; what the run's last record scored; which weights it began with."""
+def _costs(folder: Path, train: TrainConfig, held: int) -> dict[str, Any]:
+    """Peak bytes (see `train.meters`) less those `held` with everything imported, and the median step's seconds, which
+    neither a neighbour nor a resume moves much; what the last record scored; which weights the run began with."""
     steps = read_metrics(folder / "metrics.jsonl")
     if not steps:
         return {}
     start = None if train.init_from is None else digest_of(folder_digest(Path(train.init_from).expanduser()))[:16]
     return {
-        "memory_bytes": max(one["memory_bytes"] for one in steps),
+        "memory_bytes": max(one["memory_bytes"] for one in steps) - held,
         "step_seconds": median(one["seconds"] for one in steps),
         "scores": steps[-1].get("bits_per_byte"),
         "choices": steps[-1].get("choices"),

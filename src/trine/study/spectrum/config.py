@@ -46,6 +46,9 @@ class WayConfig(Frozen):
     """The best so many per cent of each type's matrices by SNR."""
     rule: Literal["random", "top-layers", "lowest-snr", "gradient-norm"] | None = None
     """A control, of as many parameters as `like`. A random one is drawn anew for each seed."""
+    measure: Literal["calibrated", "published"] = "calibrated"
+    """How SNR is measured, for top and lowest-snr. Of matrices without signal the calibrated one is zero: all are
+    tied, as in models that Muon has trained for some hundred steps."""
     lora: bool = False
     """LoRA of every linear layer, of the rank that comes nearest to the parameters of `like`."""
     like: str | None = None

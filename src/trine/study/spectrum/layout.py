@@ -60,6 +60,9 @@ class Layout:
         """The run folder of a model's pretraining; the model is in model/."""
         return self.out / "bases" / model.name
 
+    def scan(self, model: StartConfig, measure: str) -> Path:
+        return self.out / "scans" / f"{model.name}-{measure}.json"
+
     def texts(self, data: TextConfig) -> Path:
         return self.out / "texts" / data.name
 

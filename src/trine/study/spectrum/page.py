@@ -46,8 +46,8 @@ three wrong ones (chance is 25 %), told apart by log-likelihood per byte: of con
 others, of plain text the passage that follows among passages from elsewhere in the same text; differences of their
 shares are in percentage points. Forgotten is what bits per byte of a held-out text of the pretraining's kind have
 gained. Trained bytes are 16 for each trained parameter: weight, gradient and AdamW's two moments. Peak memory is the
-process's anonymous memory, libraries included, at the end of each part of a step; time is that of all steps at the
-median step's speed, evaluation left out, as many runs side by side as the machine has room for.
+process's anonymous memory at the end of each part of a step, less what it held with everything imported; time is that
+of all steps at the median step's speed, evaluation left out, as many runs side by side as the machine has room for.
 """
 Findings = list[dict[str, Any]]
 

@@ -17,6 +17,7 @@ from trine.manifest import digest_of, read_manifest, write_file
 from trine.model.shape import build, read_shape
 from trine.spectrum.choose import Chosen, Options, choose
 from trine.spectrum.gradients import read_gradients
+from trine.spectrum.measure import Measure
 from trine.spectrum.scan import scan
 from trine.spectrum.scanned import Scanned, read_scan
 from trine.spectrum.selection import summary, text
@@ -51,13 +52,11 @@ def _pretrain(layout: Layout, model: StartConfig, watch: Watcher) -> None:
     else:
         watch.on_event(f"pretraining {model.name}")
         run_chain(layout.start(model), run, watch)
-    scan(str(run / "model"), _scan(layout, model), progress=watch.progress)
-
-
-def _scan(layout: Layout, model: StartConfig) -> Path:
-    path = layout.out / "scans" / f"{model.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    measures: set[Measure] = {arm.measure for arm in layout.config.arms}
+    for measure in measures:
+        path = layout.scan(model, measure)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scan(str(run / "model"), path, measure, watch.progress)
 
 
 def _tokens(layout: Layout, data: TextConfig, watch: Watcher) -> None:
@@ -89,14 +88,15 @@ def _prepare_cell(layout: Layout, cell: Cell, watch: Watcher) -> None:
 
 def _selections(layout: Layout, cell: Cell, gradients: Path) -> dict[str, Any]:
     """Write what each arm trains; by arm, parameters and how it was chosen."""
-    scanned = read_scan(_scan(layout, cell.model))
+    measures = {arm.measure for arm in layout.config.arms}
+    scans = {measure: read_scan(layout.scan(cell.model, measure)) for measure in measures}
     found = dict[str, Any]()
     for arm in sorted(layout.config.arms, key=lambda arm: arm.like is not None):
         if arm.lora:
             found[arm.name] = _rank(layout, cell, found[arm.like or ""]["parameters"])
         elif arm.top is not None or arm.rule is not None:
             seeds = layout.config.seeds if arm.rule == "random" else (0,)
-            made = [_select(layout, cell, arm, seed, scanned, gradients) for seed in seeds]
+            made = [_select(layout, cell, arm, seed, scans[arm.measure], gradients) for seed in seeds]
             found[arm.name] = {
                 "parameters": max(one["parameters"] for one in made),
                 "of_parameters": made[0]["of_parameters"],
