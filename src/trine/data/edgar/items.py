@@ -17,7 +17,7 @@ from trine.data.edgar.html import TEXT, Block
 
 _END = re.compile(r"\W*S\s?I\s?G\s?N\s?A\s?T\s?U\s?R\s?E\s?S?\W*", re.IGNORECASE)
 _AFTER = re.compile(
-    r"\W*(?:exhibits?\sindex|index\s(?:to|of)\s(?:exhibits|(?:consolidated\s)?financial\sstatements?)|(?:reports?|consents?)\sof\sindependent\s(?:registered|certified|auditor)|consolidated\sbalance\ssheets?)\b.{0,60}",
+    r"\W*(?:exhibits?\sindex|index\s(?:to|of)\s(?:exhibits|(?:consolidated\s)?financial\sstatements?)|(?:reports?|consents?)\sof\sindependent\s(?:registered|certified|auditor)|consolidated\sbalance\ssheets?|management[’']s\sreport\son)\b.{0,60}",
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(
