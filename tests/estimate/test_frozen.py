@@ -18,8 +18,9 @@ from trine.estimate.frozen import Frozen, frozen_part
 from trine.estimate.machine import Machine
 from trine.estimate.plan import make_plan
 from trine.estimate.point import kinds_of
+from trine.estimate.probe import hold_mapped
 from trine.estimate.size import measure_size
-from trine.model.shape import read_shape
+from trine.model.shape import build, read_shape
 from trine.optim.config import OptimConfig
 from trine.optim.groups import build_optimizers
 from trine.train.config import LoraConfig, TrainConfig
@@ -37,6 +38,16 @@ def training(folder: Path, case: str, tmp_path: Path) -> TrainConfig:
         {"lora": {"rank": 4}} if case.startswith("lora") else {"only": str(select(tmp_path / "s.yaml", CASES[case][1]))}
     )
     return TrainConfig.model_validate(SHORT | {"init_from": str(folder)} | part)
+
+
+def in_file(tensor: torch.Tensor, end: str = ".safetensors") -> bool:
+    """Whether `tensor` lies in the pages of a file whose path has `end`."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if end in line:
+            low, high = (int(one, 16) for one in line.split()[0].split("-"))
+            if low <= tensor.data_ptr() < high:
+                return True
+    return False
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -59,6 +70,10 @@ def test_bytes_are_those_that_a_step_leaves(case: str, dtype: str, tmp_path: Pat
     real = {id(one): one for one in (*model.parameters(), *model.buffers())}.values()
     beside = sum(one.numel() * one.element_size() for one in real)
     assert size.weights == beside
+    assert size.mapped == sum(
+        p.nbytes for p in model.parameters() if p.dim() > 1 and not p.requires_grad and in_file(p)
+    )
+    assert bool(size.mapped) == (kind != "afmoe")
     assert size.gradients == sum(
         p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None
     )
@@ -66,6 +81,18 @@ def test_bytes_are_those_that_a_step_leaves(case: str, dtype: str, tmp_path: Pat
     full = measure_size(shape, OPTIM, 16)
     assert size.flops_per_token < full.flops_per_token
     assert size.static < full.static
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_a_probe_holds_weights_in_pages_of_files_as_a_run_does(kind: str, tmp_path: Path) -> None:
+    shape = read_shape(write_model(tmp_path / "model", kind, "float32"))
+    model = hold_mapped(build(shape, "meta", "bfloat16"), tmp_path / "pages")
+    assert all(in_file(one, f"{tmp_path}/pages/") and one.dtype == torch.bfloat16 for one in model.parameters())
+    assert sum(path.stat().st_blocks for path in (tmp_path / "pages").iterdir()) == 0
+    assert model(random_tokens(2, 16, 97)).shape == (2, 16, model.output_weight.shape[0])
+    trained = next(iter(model.parameters()))
+    trained.data = trained.data.float()
+    assert not in_file(trained, f"{tmp_path}/pages/")
 
 
 def test_layers_of_a_part_are_renumbered_and_told_apart(tmp_path: Path) -> None:

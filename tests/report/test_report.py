@@ -235,7 +235,7 @@ def test_what_was_planned_stands_beside_what_was_measured(tmp_path: Path) -> Non
     (run / "model").mkdir()
     (run / "model" / "model.safetensors").write_bytes(bytes(2**20))
     plan: dict[str, Any] = {
-        "memory": {"needed": 2**30, "peak": 2**29},
+        "memory": {"needed": 2**30 + 2**20, "mapped": 2**20, "peak": 2**29},
         "time": {"step_seconds": 0.5, "parts": {"forward": 0.1}},
         "disk": {"checkpoint": 3 * 2**20, "export": 2**20},
         "work": {"tokens": 40_000},

@@ -54,6 +54,8 @@ def _text(plan: dict[str, Any]) -> str:
         f"{_size(memory['available'])} free",
     ]
     names = {"loss_chunk": "loss chunk", "other": "other, what the allocator keeps included"}
+    if memory["mapped"]:
+        names["weights"] = f"weights, of them {_size(memory['mapped'])} in the pages of their file"
     for kind in ("weights", "gradients", "optimizer", "activations", "loss_chunk", "other"):
         if memory[kind] is not None:
             lines.append(f"           {_size(memory[kind]):>10}  {names.get(kind, kind)}")

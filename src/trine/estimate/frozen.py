@@ -9,11 +9,14 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from trine.model.causal import CausalModel
 from trine.model.hf import LanguageModel
 from trine.model.shape import Shape, build
 from trine.train.config import LoraConfig, TrainConfig
 from trine.train.freeze import freeze, held_dtype, resolve, resolve_names
 from trine.train.lora import LoraFactors, resolve_targets
+from trine.train.setup import pick_device
+from trine.weights.index import read_index
 from trine.weights.selected import read_selection
 
 _LAYER = re.compile(r"\.(\d+)\.")
@@ -25,6 +28,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
     held: str
     """Type of the frozen matrices."""
+    mapped: bool = False
+    """Whether they stay in the pages of their file, which are no memory of the process's own."""
     names: tuple[str, ...] = ()
     """Of the selected parameters."""
     lora: LoraConfig | None = None
@@ -69,12 +74,21 @@ def frozen_part(shape: Shape, train: TrainConfig) -> Frozen | None:
     if train.only is None and train.lora is None:
         return None
     skeleton = build(shape, "meta")
-    held = "float32"
+    held, mapped = "float32", False
     if train.init_from is not None:
-        held = held_dtype(Path(train.init_from).expanduser(), train.dtype)
+        start = Path(train.init_from).expanduser()
+        held = held_dtype(start, train.dtype)
+        mapped = _stays_mapped(start, held, skeleton, train)
     if train.lora is not None:
         targets = resolve_targets(train.lora, skeleton)
-        return Frozen(held=held, lora=train.lora.model_copy(update={"targets": targets}))
+        return Frozen(held=held, mapped=mapped, lora=train.lora.model_copy(update={"targets": targets}))
     path = Path(train.only or "").expanduser()
     resolve(path, skeleton)
-    return Frozen(held=held, names=tuple(read_selection(path)))
+    return Frozen(held=held, mapped=mapped, names=tuple(read_selection(path)))
+
+
+def _stays_mapped(start: Path, held: str, model: LanguageModel, train: TrainConfig) -> bool:
+    """Whether transformers leaves frozen matrices where their file is mapped: on CPU, of a type that needs no change."""
+    stored = {one.dtype for one in read_index(start).values() if len(one.shape) > 1}
+    kept = {"bfloat16": {"BF16"}, "float32": {"F32"}}[held]
+    return isinstance(model, CausalModel) and stored == kept and pick_device(train.device).type == "cpu"

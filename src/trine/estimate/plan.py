@@ -92,20 +92,23 @@ def _work(shape: Shape, optim: OptimConfig, timeline: Timeline, frozen: Frozen |
 
 
 def _memory(size: Size, train: TrainConfig, trial: Trial | None, machine: Machine) -> dict[str, Any]:
-    """Bytes by kind. `peak` is what the run adds to a process that has imported everything, `needed` all of it."""
+    """Bytes by kind. `peak` is what the run adds to a process that has imported everything, in memory of its own;
+    `needed` all of it, with the weights that stay in the pages of their file (`mapped`).
+    """
     here = used_bytes(torch.device("cpu")) if pick_device(train.device).type == "cpu" else 0
     tokens = min(train.loss_chunk_tokens, train.micro_batch_sequences * train.sequence_length)
     chunk = tokens * size.vocabulary * _LOGIT_BYTES
-    peak = None if trial is None else size.static + trial.working
+    peak = None if trial is None else size.own + trial.working
     return {
         "weights": size.weights,
+        "mapped": size.mapped,
         "gradients": size.gradients,
         "optimizer": size.optimizer,
         "activations": None if trial is None else trial.activations,
         "loss_chunk": chunk,
         "other": None if trial is None else max(0, trial.working - trial.activations - chunk),
         "peak": peak,
-        "needed": here + (size.static if peak is None else peak),
+        "needed": here + size.mapped + (size.own if peak is None else peak),
         "available": machine.memory,
     }
 

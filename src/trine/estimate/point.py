@@ -56,7 +56,7 @@ def point_of(active: int, layers: int, size: Size, costs: Costs, before: Sequenc
     """
     first, timed = costs.seconds[0], costs.seconds[1:]
     seconds = min(timed or [first], key=lambda parts: sum(parts.values()))
-    working = costs.peak - size.static
+    working = costs.peak - size.own
     if not timed:
         working += size.optimizer
         if before:

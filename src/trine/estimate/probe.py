@@ -31,6 +31,7 @@ from trine.data.shards import ShardWriter, token_dtype, write_index
 from trine.estimate.frozen import Frozen
 from trine.estimate.shape import parse_shape
 from trine.manifest import publish
+from trine.model.causal import CausalModel
 from trine.model.config import ModelConfig
 from trine.model.hf import LanguageModel
 from trine.model.hf_config import write_config
@@ -151,7 +152,7 @@ def _fit(job: Job, peak: Peak) -> None:
             _say({"seconds": record["time"], "peak": peak.bytes(record["memory_bytes"])})
 
     loop.train_step = step
-    loop.load_model = lambda path, dtype: _noise(shape, dtype, job.frozen is not None)
+    loop.load_model = lambda path, dtype: _stand_in(shape, dtype, job.frozen, folder / "pages")
     loop.held_dtype = lambda path, compute: "float32" if job.frozen is None else job.frozen.held
     model = shape if isinstance(shape, ModelConfig) else ModelConfig()
     peak.start()
@@ -170,14 +171,35 @@ def _write_shape(folder: Path, shape: Any) -> None:
         shape.save_pretrained(folder)
 
 
-def _noise(shape: Any, dtype: str, frozen: bool) -> LanguageModel:
-    """A model of `shape` that takes the memory that a loaded one takes: where much is never written, all is filled."""
-    if not frozen or not isinstance(shape, ModelConfig):
+def _stand_in(shape: Any, dtype: str, frozen: Frozen | None, pages: Path) -> LanguageModel:
+    """A model of `shape` that takes the memory that a loaded one takes: where much is never written, all is filled, and
+    what stays in the pages of its file is in those of an empty one."""
+    if frozen is not None and frozen.mapped:
+        return hold_mapped(build(shape, "meta", dtype), pages)
+    if frozen is None or not isinstance(shape, ModelConfig):
         return build(shape, "cpu", dtype)
     model = build(shape, "meta").to(getattr(torch, dtype)).to_empty(device="cpu")
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.normal_(std=0.02) if tensor.dim() > 1 else tensor.fill_(isinstance(tensor, torch.nn.Parameter))
+    return model
+
+
+def hold_mapped(model: LanguageModel, pages: Path) -> LanguageModel:
+    """A model of transformers on the meta device with every parameter zero, in the pages of files that take no disk."""
+    assert isinstance(model, CausalModel)
+    pages.mkdir()
+    model.peer.to_empty(device="cpu")
+    model.peer.tie_weights()
+    with torch.no_grad():
+        for buffer in model.buffers():
+            buffer.zero_()
+    for number, parameter in enumerate(model.parameters()):
+        path = pages / str(number)
+        path.touch()
+        os.truncate(path, parameter.numel() * parameter.element_size())
+        held = torch.from_file(str(path), shared=False, size=parameter.numel(), dtype=parameter.dtype)
+        parameter.data = held.view(parameter.shape)
     return model
 
 

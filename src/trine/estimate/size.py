@@ -29,6 +29,8 @@ class Size:
     """Those outside embedding, head and final norm; of a model trained in part those that are trained."""
     weights: int
     """Parameters, of which the trained ones are fp32, and buffers, bytes."""
+    mapped: int
+    """Of the weights those that stay in the pages of their file, bytes."""
     gradients: int
     optimizer: int
     checkpoint: int
@@ -46,6 +48,11 @@ class Size:
         """Bytes that every step holds, whatever the batch."""
         return self.weights + self.gradients + self.optimizer
 
+    @property
+    def own(self) -> int:
+        """Those of them that are the process's own memory."""
+        return self.static - self.mapped
+
 
 def measure_size(shape: Shape, optim: OptimConfig, length: int, frozen: Frozen | None = None) -> Size:
     """Count a model of `shape`, all of it trained or but a part, on sequences of `length` tokens."""
@@ -58,6 +65,7 @@ def measure_size(shape: Shape, optim: OptimConfig, length: int, frozen: Frozen |
         frozen.apply(model)
     weights = sum(one.numel() * one.element_size() for one in (*model.parameters(), *model.buffers()))
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    still = (p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad and p.dim() > 1)
     optimizer = optimizer_bytes(model, optim)
     adapter = gradients if frozen is not None and frozen.lora is not None else 0
     return Size(
@@ -65,6 +73,7 @@ def measure_size(shape: Shape, optim: OptimConfig, length: int, frozen: Frozen |
         active=count_parameters(shape).active if isinstance(shape, ModelConfig) else parameters,
         layer_parameters=layers if frozen is None else gradients // _FP32,
         weights=weights,
+        mapped=sum(still) if frozen is not None and frozen.mapped else 0,
         gradients=gradients,
         optimizer=optimizer,
         checkpoint=(adapter or weights) + optimizer,

@@ -18,7 +18,7 @@ def planned(files: RunFiles) -> list[list[str]]:
     whole = memory.get("peak") is not None
     timed = [one["time"] | {"step": one["step"]} for one in metrics if one.get("time")]
     rows = [
-        _row("memory" if whole else "memory, at least", memory.get("needed"), peak, _gib, exact=whole),
+        _row("memory" if whole else "memory, at least", _own(memory), peak, _gib, exact=whole),
         _row("step time, median", time.get("step_seconds"), typical(curve(metrics, "seconds")), _seconds),
         *(
             _row(f"of it {part}", seconds, typical(curve(timed, part)), _seconds)
@@ -29,6 +29,12 @@ def planned(files: RunFiles) -> list[list[str]]:
         _row("tokens", (plan.get("work") or {}).get("tokens"), metrics[-1].get("tokens"), _count),
     ]
     return [row for row in rows if row]
+
+
+def _own(memory: dict[str, Any]) -> int | None:
+    """Planned memory as a run measures it: without weights in the pages of their file."""
+    needed = memory.get("needed")
+    return None if needed is None else needed - memory.get("mapped", 0)
 
 
 def _row(what: str, plan: Any, measured: Any, shown: Any, exact: bool = True) -> list[str]:
