@@ -88,7 +88,7 @@ def frozen_part(shape: Shape, train: TrainConfig) -> Frozen | None:
 
 
 def _stays_mapped(start: Path, held: str, model: LanguageModel, train: TrainConfig) -> bool:
-    """Whether transformers leaves frozen matrices where their file is mapped: on CPU, of a type that needs no change."""
+    """Whether transformers leaves frozen matrices where the file is mapped: on CPU, in a type that needs no change."""
     stored = {one.dtype for one in read_index(start).values() if len(one.shape) > 1}
     kept = {"bfloat16": {"BF16"}, "float32": {"F32"}}[held]
     return isinstance(model, CausalModel) and stored == kept and pick_device(train.device).type == "cpu"
