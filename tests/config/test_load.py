@@ -188,18 +188,6 @@ def test_files_that_cannot_be_read(tmp_path: Path, path: str) -> None:
         load_config(Config, tmp_path / path)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    sorted([*(ROOT / "recipes").glob("*.yaml"), ROOT / "recipes" / "studies" / "base.yaml"]),
-    ids=lambda path: path.stem,
-)
-def test_every_recipe_is_good(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRINE_DATA", "/somewhere")
-    config = load_config(Config, recipe).config
-    assert config.corpus is not None
-    assert config.train is not None
-
-
 def test_the_written_reference_is_that_of_the_models() -> None:
     """docs/config.md is made by `trine schema --markdown --out docs/config.md`."""
     assert (ROOT / "docs" / "config.md").read_text() == markdown(Config)
