@@ -101,6 +101,8 @@ def test_scores_are_read_from_the_last_line(tmp_path: Path) -> None:
     assert run("import sys; print(len(sys.argv[1]))") == {"score": len(str(tmp_path / "m"))}
     record = {"t": {"a": {"bits": 1.5, "name": "x"}}, "n": 2, "text": "y", "list": [1]}
     assert run(f"print({json.dumps(record)!r})") == {"t.a.bits": 1.5, "n": 2.0}
+    with pytest.raises(TrineError, match=r"no n or t.a.bits in the record"):
+        run('print(\'{"t": {"b": 1}}\')')
     with pytest.raises(TrineError, match=r"exit code 3.*\nbroken"):
         run("import sys; print('broken', file=sys.stderr); sys.exit(3)")
     for text in ("", "text", "[1]", "{}", '{"a": "b"}', "true"):
@@ -245,3 +247,15 @@ def test_a_choice_needs_a_baseline_and_goals() -> None:
         SweepConfig.model_validate(CMA | {"choose": choice})
     with pytest.raises(ValueError, match="'other' is not among the goals"):
         SweepConfig.model_validate(CMA | {"choose": choice, "baseline": "m"})
+
+
+def test_a_score_command_has_a_folder_of_its_own(place: Path) -> None:
+    with (place / "score.py").open("a") as file:
+        file.write("import os\nos.mkdir(sys.argv[2])\n")
+    sweep_file = place / "sweep.yaml"
+    sweep_file.write_text(sweep_file.read_text().replace("{model}", "{model} {scratch}"))
+    with pytest.raises(_Killed):
+        made(place, "out", stop=2)
+    (place / "out" / "scratch").mkdir()  # of a call that was killed
+    assert made(place, "out")[1] == [2, 3, 4, 5]
+    assert not (place / "out" / "scratch").exists()

@@ -190,13 +190,18 @@ class _Run:
         """The scores of a model that is no merge, scored once."""
         path = self.out / "baseline.json"
         if not path.exists():
-            found = score(self.config.score, Path(model), self.out / "baseline.log", self._wanted)
+            found = self._score(Path(model), "baseline")
             write_file(path, json.dumps(found) + "\n")
         return json.loads(path.read_bytes())
 
-    @property
-    def _wanted(self) -> set[str]:
-        return {*self.config.goals, *(self.config.objective or {})}
+    def _score(self, model: Path, name: str) -> dict[str, float | None]:
+        """The score command on a model, with nothing left of an earlier call in its scratch folder."""
+        scratch = self.out / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        wanted = {*self.config.goals, *(self.config.objective or {})}
+        found = score(self.config.score.replace("{scratch}", str(scratch)), model, self.out / f"{name}.log", wanted)
+        shutil.rmtree(scratch, ignore_errors=True)
+        return found
 
     def _make(self, part: _Part, number: int, point: Point, model: Path) -> Trial:
         began = time.monotonic()
@@ -204,7 +209,7 @@ class _Run:
         write_file(recipe, json.dumps(_point_into(part, point, self.source), indent=1) + "\n")
         if not model.exists():
             self.merge(recipe, model)
-        scores = score(self.config.score, model, self.out / f"{number:04}.log", self._wanted)
+        scores = self._score(model, f"{number:04}")
         return Trial(number, point, scores, round(time.monotonic() - began, 1), part.name)
 
 
@@ -245,6 +250,8 @@ def score(command: str, model: Path, log: Path, wanted: Collection[str] = ()) ->
     scores: dict[Any, Any] = found if isinstance(found, dict) else {"score": found}
     if any(isinstance(one, dict) for one in scores.values()):
         scores = {name: one for name in wanted if (one := _at(scores, name.split("."))) is not None}
+        if not scores:
+            raise TrineError(f"score: no {' or '.join(sorted(wanted))} in the record that is printed by: {shown}")
     if not scores or any(isinstance(one, bool) or not isinstance(one, int | float) for one in scores.values()):
         expected = 'a number or {"name": number, ...} as the last line'
         raise TrineError(f"score: expected {expected}, got {line!r} from: {shown}")

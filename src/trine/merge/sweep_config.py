@@ -58,7 +58,8 @@ class SweepConfig(Frozen):
     """The whole file."""
 
     score: Name
-    """Command, with `{model}` for the merged folder; it prints a number, or a JSON object of numbers, last."""
+    """Command, with `{model}` for the merged folder and `{scratch}` for one that it may make, which is removed;
+    it prints a number, or a JSON object with numbers, last."""
     vary: Annotated[tuple[Varied, ...], Field(min_length=1)]
     """The numbers that are varied."""
     others: tuple[Other, ...] = ()
