@@ -18,6 +18,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side; thr
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, so that two workers end at about the same time."""
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/train", "tests/e2e", "tests/study")))
+
+
 @pytest.fixture(scope="session")
 def trine_data() -> Path:
     """Folder of real public data; the test is skipped where there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ echo "Submitted batch job $$\"""",
 def test_slurm_makes_the_same_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = tmp_path / "bin"
     write_programs(programs, {name: text.replace("FAIL", "true") for name, text in PROGRAMS.items()})
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setattr("trine.data.near_many._POLL_SECONDS", 0.2)
     rows, _, _ = plant(background(40, 9), 9, near=6, blocks=0, leaks=0, personal=0, nulls=0)
     write_items(rows, tmp_path / "items.parquet")

@@ -46,19 +46,13 @@ def gradients(model: Afmoe, one: Batch, config: TrainConfig) -> tuple[float, dic
 
 @needs_compiler
 @pytest.mark.parametrize("masks", ["one document", "documents", "padding"])
-@pytest.mark.parametrize(
-    ("dtype", "length"),
-    [(torch.float32, 6), (torch.float32, 20), (torch.bfloat16, 20)],
-    ids=["fp32 within the window", "fp32", "bf16"],
-)
-def test_compiled_loss_and_gradients_are_as_exact_as_the_plain_ones(
-    dtype: torch.dtype, masks: str, length: int
-) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_compiled_loss_and_gradients_are_as_exact_as_the_plain_ones(dtype: torch.dtype, masks: str) -> None:
     """Every expert is selected, so that rounding cannot send a token to another one."""
     model = small_model(TWO_BLOCKS.model_copy(update={"num_experts_per_tok": TWO_BLOCKS.num_experts})).train()
     model.compute_dtype = dtype
-    config = TrainConfig(sequence_length=length, loss_chunk_tokens=16, z_loss=1e-4)
-    one, fast, exact = batch(length, masks), copy.deepcopy(model), copy.deepcopy(model)
+    config = TrainConfig(sequence_length=20, loss_chunk_tokens=16, z_loss=1e-4)
+    one, fast, exact = batch(20, masks), copy.deepcopy(model), copy.deepcopy(model)
     exact.compute_dtype = torch.float32
     compile_blocks(fast)
     true_loss, true = gradients(exact, one, config)
