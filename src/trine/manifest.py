@@ -8,6 +8,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -107,7 +108,7 @@ def remove_stale(target: Path) -> None:
     """Delete the temporary folders that dead processes left beside `target`."""
     for leftover in target.parent.glob(f".{target.name}.tmp-*"):
         owner = leftover.name.rpartition("-")[2]
-        if owner.isdigit() and int(owner) != os.getpid() and _alive(int(owner)):
+        if owner.isdigit() and int(owner) != os.getpid() and is_alive(int(owner)):
             continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -115,7 +116,19 @@ def remove_stale(target: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
+@contextmanager
+def locked(folder: Path, doing: str = "training into this folder") -> Iterator[None]:
+    """Hold a folder: a second process is refused, being told what one is `doing`; a dead one's lock is void."""
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{folder}: another process is {doing}") from None
+        yield
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine runs."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

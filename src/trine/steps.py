@@ -6,7 +6,6 @@ is there is not run again, and the verbs themselves go on where they stopped, so
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shlex
 import subprocess
@@ -24,7 +23,7 @@ from trine.config.inputs import InputConfig
 from trine.config.load import Loaded, diff_config, load_config, read_resolved, to_yaml
 from trine.config.yaml import read_yaml
 from trine.errors import BadInput, CheckFailed, TrineError, nearest
-from trine.manifest import digest_of, write_file
+from trine.manifest import digest_of, locked, write_file
 
 _FOLDER, _CONFIG = "steps", "config.yaml"
 _COMMAND = "import sys; from trine.cli.main import main; sys.exit(main())"
@@ -179,9 +178,5 @@ def _claimed(loaded: Loaded[StepsConfig], out: Path) -> Iterator[None]:
         raise BadInput(f"{out}: exists and is no run folder; name another --out")
     (out / _FOLDER).mkdir(parents=True, exist_ok=True)
     write_file(former, to_yaml(loaded.resolved))
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{out}: another process is running this recipe") from None
+    with locked(out, "running this recipe"):
         yield

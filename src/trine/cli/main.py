@@ -45,6 +45,23 @@ VERBS = {
     "init": "A randomly initialised Hugging Face folder.",
     "schema": "The JSON Schema of a config, for editors.",
 }
+GROUPS = {
+    "config": (2, "`config show`: a config as trine reads it, and its parameter counts.", {"show": "config"}),
+    "data": (6, "`data show`: a batch as the model sees it.", {"show": "data"}),
+    "lora": (9, "`lora extract`: an adapter out of the difference of two models.", {"extract": "lora"}),
+    "tokens": (9, "`tokens transplant`: a model with another's tokenizer.", {"transplant": "tokens"}),
+    "spectrum": (
+        9,
+        "`spectrum scan`, `select`, `gradients`, `study`: the matrices that stand out of the noise.",
+        {"scan": "spectrum", "select": "spectrum", "gradients": "spectrum", "study": "spectrum_study"},
+    ),
+    "edgar": (
+        3,
+        "`edgar index`, `fetch`, `parse`: filings of the SEC, from indexes to items of text.",
+        {"index": "edgar", "fetch": "edgar", "parse": "edgar"},
+    ),
+}
+"""Verbs of two words: place among the others, summary, and the module of each."""
 
 EXTRAS = {
     "train": {"torch", "numpy", "safetensors", "transformers"},
@@ -70,35 +87,11 @@ def make_app(verb: str | None = None) -> App:
     for place, (name, summary) in enumerate(VERBS.items()):
         about = {} if name == verb else {"help": summary}
         app.command(f"trine.cli.{name}:{name}", name=name, sort_key=place, **about)
-    config = App(name="config", help="`config show`: a config as trine reads it, and its parameter counts.", sort_key=2)
-    config.command("trine.cli.config:show", name="show")
-    app.command(config)
-    data = App(name="data", help="`data show`: a batch as the model sees it.", sort_key=6)
-    data.command("trine.cli.data:show", name="show")
-    app.command(data)
-    lora = App(name="lora", help="`lora extract`: an adapter out of the difference of two models.", sort_key=9)
-    lora.command("trine.cli.lora:extract", name="extract")
-    app.command(lora)
-    tokens = App(name="tokens", help="`tokens transplant`: a model with another's tokenizer.", sort_key=9)
-    tokens.command("trine.cli.tokens:transplant", name="transplant")
-    app.command(tokens)
-    spectrum = App(
-        name="spectrum",
-        help="`spectrum scan`, `select`, `gradients`, `study`: the matrices that stand out of the noise.",
-        sort_key=9,
-    )
-    for name in ("scan", "select", "gradients"):
-        spectrum.command(f"trine.cli.spectrum:{name}", name=name)
-    spectrum.command("trine.cli.spectrum_study:study", name="study")
-    app.command(spectrum)
-    edgar = App(
-        name="edgar",
-        help="`edgar index`, `fetch`, `parse`: filings of the SEC, from indexes to items of text.",
-        sort_key=3,
-    )
-    for name in ("index", "fetch", "parse"):
-        edgar.command(f"trine.cli.edgar:{name}", name=name)
-    app.command(edgar)
+    for name, (place, summary, verbs) in GROUPS.items():
+        group = App(name=name, help=summary, sort_key=place)
+        for verb_of, where in verbs.items():
+            group.command(f"trine.cli.{where}:{verb_of}", name=verb_of)
+        app.command(group)
     return app
 
 

@@ -71,10 +71,10 @@ def study(
 
 def _work(layout: Layout, page: Path, jobs: int | None, made: dict[str, Any]) -> list[dict[str, Any]]:
     from trine.cli.study import jobs_for
+    from trine.manifest import locked
     from trine.study.runner import run_program
     from trine.study.spectrum.cells import program
     from trine.study.spectrum.prepare import prepare
-    from trine.train.setup import locked
 
     layout.out.mkdir(parents=True, exist_ok=True)
     with locked(layout.out), watching() as watch:

@@ -19,6 +19,7 @@ import torch
 from trine.data.loader import Batch, batches
 from trine.data.planned import PlannedStream
 from trine.errors import BadInput, Diverged
+from trine.manifest import locked
 from trine.model.afmoe import Afmoe
 from trine.model.config import ModelConfig
 from trine.model.flops import training_flops
@@ -44,7 +45,7 @@ from trine.train.lora import LoraFactors, seed_dropout
 from trine.train.meters import StepMeter, peak_flops
 from trine.train.metrics import MetricsLog, Observer, Unwatched, flat_numbers, open_trackers, read_metrics
 from trine.train.scoring import score
-from trine.train.setup import Plan, deterministic, locked, prepare, threads
+from trine.train.setup import Plan, deterministic, prepare, threads
 from trine.train.spoil import spoiled
 from trine.train.step import StepResult, train_step
 from trine.train.stream import training_stream

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -264,14 +263,3 @@ def deterministic(train: TrainConfig) -> Iterator[None]:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
         filling.fill_uninitialized_memory = fill
-
-
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold the run folder: a second process that trains into it is refused, a dead one's lock is void."""
-    with (run / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{run}: another process is training into this folder") from None
-        yield

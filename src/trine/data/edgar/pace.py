@@ -17,6 +17,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trine.manifest import is_alive
+
 LONGEST_HOLD_SECONDS = 3600.0
 _LOST_SECONDS = 300.0
 _MARGIN_SECONDS = 0.01
@@ -115,17 +117,7 @@ class Pace:
     def _mended(self, turn: _Turn, now: float) -> _Turn:
         """A turn whose process is gone, or that was forgotten, ended now at the latest."""
         if turn.ended is None and turn.pid != os.getpid():
-            gone = not _alive(turn.pid)
+            gone = not is_alive(turn.pid)
             if gone or now - turn.begun > _LOST_SECONDS:
                 return _Turn(turn.pid, turn.number, turn.begun, now if gone else turn.begun + _LOST_SECONDS)
         return turn
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
